@@ -1,0 +1,66 @@
+"""The records of a ZIP file, as PKWARE's APPNOTE 6.3.10 lays them out.
+
+The one rule: only this module knows a record's layout; reader and writer go through its structs.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+LOCAL_SIGNATURE = b"PK\x03\x04"
+CENTRAL_SIGNATURE = b"PK\x01\x02"
+END_SIGNATURE = b"PK\x05\x06"
+ZIP64_END_SIGNATURE = b"PK\x06\x06"
+ZIP64_LOCATOR_SIGNATURE = b"PK\x06\x07"
+
+# signature, version needed, flags, method, time, date, crc, compressed, size, name, extra
+LOCAL = struct.Struct("<4sHHHHHIIIHH")
+# signature, made by, needed, flags, method, time, date, crc, compressed, size, name, extra,
+# comment, disk, internal attributes, external attributes, offset of the local header
+CENTRAL = struct.Struct("<4sHHHHHHIIIHHHHHII")
+# signature, disk, directory's disk, entries here, entries, directory size, offset, comment length
+END = struct.Struct("<4sHHHHIIH")
+# signature, record size, made by, needed, disk, directory's disk, entries here, entries, size, offset
+ZIP64_END = struct.Struct("<4sQHHIIQQQQ")
+# signature, disk, offset of the ZIP64 end record, disks
+ZIP64_LOCATOR = struct.Struct("<4sIQI")
+ZIP64_EXTRA_ID = 1
+
+STORED = 0
+DEFLATED = 8
+FLAG_ENCRYPTED = 1 << 0
+FLAG_STRONG_ENCRYPTION = 1 << 6
+FLAG_UTF8 = 1 << 11
+FLAG_MASKED_HEADERS = 1 << 13
+FLAGS_ENCRYPTION = FLAG_ENCRYPTED | FLAG_STRONG_ENCRYPTION | FLAG_MASKED_HEADERS
+
+MAX_16 = 0xFFFF
+MAX_32 = 0xFFFFFFFF
+
+
+class ArchiveError(Exception):
+    """An archive that cannot be read or written; the message names the file and the member."""
+
+
+def decode_name(raw: bytes, flags: int) -> str:
+    """The member name of a record: UTF-8 if its flag says so, else code page 437 (APPNOTE 4.4.4)."""
+    return raw.decode("utf-8" if flags & FLAG_UTF8 else "cp437", errors="replace")
+
+
+def encode_name(name: str) -> tuple[bytes, int]:
+    """(bytes, flags) of a member name; the UTF-8 flag is set only where ASCII does not do."""
+    try:
+        return name.encode("ascii"), 0
+    except UnicodeEncodeError:
+        return name.encode("utf-8"), FLAG_UTF8
+
+
+def shard_path(path: Path, shard: int, shards: int) -> Path:
+    """`fg_bg.zip`, 0, 8 → `fg_bg-00000-of-00008.zip`; with one shard, the path itself."""
+    if shards == 1:
+        return path
+    return path.with_name(f"{path.stem}-{shard:05d}-of-{shards:05d}{path.suffix}")

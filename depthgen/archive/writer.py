@@ -1,0 +1,245 @@
+"""Writing an archive that survives a kill at any moment.
+
+Members are appended to `<path>.partial`. CRC and size stand in each local header (no data
+descriptors) and dates are fixed, so the partial file is its own journal: a scan from its start
+finds every whole member. The one rule: `<path>` exists only once it is complete and on the disk.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+from array import array
+from pathlib import Path
+from typing import TYPE_CHECKING
+from zlib import crc32
+
+from depthgen.archive import format as zf
+from depthgen.archive.format import ArchiveError
+
+if TYPE_CHECKING:
+    from types import TracebackType
+    from typing import Self
+
+_BUFFER_BYTES = 1 << 20
+_DATE_1980_01_01 = (1 << 5) | 1
+_VERSION = 20
+_VERSION_ZIP64 = 45
+_MADE_BY_UNIX = 3 << 8
+_REGULAR_FILE_0644 = 0o100644 << 16
+
+
+class ArchiveWriter:
+    """Appends members to `<path>.partial` and renames it to `path` on `close`.
+
+    path: the archive to make; it must not exist yet.
+    resume: keep the whole members of a partial file left by an earlier run, drop its torn tail;
+        `len(writer)` says how many stand. False starts anew.
+    Used as a context manager, it closes on success; after an exception it leaves the partial file,
+    so that the next run goes on from there.
+    Raises `ArchiveError` where the disk or the arguments say no.
+    """
+
+    def __init__(self, path: str | Path, resume: bool = True) -> None:
+        self.path = Path(path)
+        self.partial = self.path.with_name(self.path.name + ".partial")
+        if self.path.exists():
+            raise ArchiveError(f"{self.path} exists already; move it away to write it anew")
+        self._pending: list[bytes] = []
+        self._pending_bytes = 0
+        self._forget_members()
+        self._descriptor = self._open(resume)
+        if resume:
+            self._scan()
+
+    def _open(self, resume: bool) -> int:
+        flags = os.O_RDWR | os.O_CREAT | (0 if resume else os.O_TRUNC)
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            return os.open(self.partial, flags, 0o644)
+        except OSError as error:
+            raise ArchiveError(f"cannot write {self.partial}: {error.strerror}") from error
+
+    def _forget_members(self) -> None:
+        self._directory = bytearray()
+        self._directory_ends = array("Q")
+        self._offsets = array("Q")
+        self._names: set[bytes] = set()
+        self._end = 0
+
+    def __len__(self) -> int:
+        return len(self._offsets)
+
+    def name(self, index: int) -> str:
+        """The name of member `index`, in the order they were added."""
+        start = self._directory_ends[index - 1] if index else 0
+        record = zf.CENTRAL.unpack_from(self._directory, start)
+        raw = self._directory[start + zf.CENTRAL.size : start + zf.CENTRAL.size + record[10]]
+        return zf.decode_name(bytes(raw), record[3])
+
+    def add(self, name: str, data: bytes, crc: int | None = None) -> None:
+        """Append one member; `crc` is the CRC-32 of `data` where the caller has it already."""
+        raw, flags = zf.encode_name(name)
+        if raw in self._names:
+            raise ArchiveError(f"{self.path} already has a member {name!r}; names must be unique")
+        if not raw or len(raw) > zf.MAX_16 or len(data) >= zf.MAX_32:
+            raise ArchiveError(
+                f"cannot add {name[:80]!r} to {self.path}: a name takes 1 to 65535 bytes and a "
+                "member less than 4 GiB"
+            )
+        checksum = crc32(data) if crc is None else crc
+        header = zf.LOCAL.pack(
+            zf.LOCAL_SIGNATURE, _VERSION, flags, zf.STORED, 0, _DATE_1980_01_01,
+            checksum, len(data), len(data), len(raw), 0,
+        )  # fmt: skip
+        self._pending += (header, raw, data)
+        self._pending_bytes += len(header) + len(raw) + len(data)
+        self._enter(raw, flags, checksum, len(data))
+        if self._pending_bytes >= _BUFFER_BYTES:
+            self._flush()
+
+    def _enter(self, raw: bytes, flags: int, checksum: int, size: int) -> None:
+        """Put a member that lies at the end into the directory-to-be."""
+        offset, extra, version = self._end, b"", _VERSION
+        if offset >= zf.MAX_32:
+            extra = zf.ZIP64_EXTRA_ID.to_bytes(2, "little") + b"\x08\x00" + offset.to_bytes(8, "little")
+            version = _VERSION_ZIP64
+        self._directory += zf.CENTRAL.pack(
+            zf.CENTRAL_SIGNATURE, _MADE_BY_UNIX | version, version, flags, zf.STORED, 0,
+            _DATE_1980_01_01, checksum, size, size, len(raw), len(extra), 0, 0, 0,
+            _REGULAR_FILE_0644, min(offset, zf.MAX_32),
+        )  # fmt: skip
+        self._directory += raw
+        self._directory += extra
+        self._directory_ends.append(len(self._directory))
+        self._offsets.append(offset)
+        self._names.add(raw)
+        self._end += zf.LOCAL.size + len(raw) + size
+
+    def _flush(self) -> None:
+        block = memoryview(b"".join(self._pending))
+        self._pending, self._pending_bytes = [], 0
+        self._write(block)
+
+    def _write(self, block: memoryview) -> None:
+        try:
+            while block:
+                block = block[os.write(self._descriptor, block) :]
+        except OSError as error:
+            raise self._no_room(error) from error
+
+    def _no_room(self, error: OSError) -> ArchiveError:
+        return ArchiveError(
+            f"cannot write {self.partial}: {error.strerror}; make room and run the same command "
+            "again, it goes on where it stopped"
+        )
+
+    def commit(self) -> None:
+        """Put everything added so far on the disk (flush and fsync)."""
+        self._flush()
+        try:
+            os.fsync(self._descriptor)
+        except OSError as error:
+            raise self._no_room(error) from error
+
+    def truncate(self, count: int) -> None:
+        """Cut back to the first `count` members."""
+        if not 0 <= count <= len(self):
+            raise ValueError(f"cannot cut {self.partial} of {len(self)} members to {count}")
+        if count == len(self):
+            return
+        self._flush()
+        for index in range(count, len(self)):
+            raw, _ = zf.encode_name(self.name(index))
+            self._names.discard(raw)
+        self._end = self._offsets[count]
+        del self._offsets[count:]
+        del self._directory[self._directory_ends[count - 1] if count else 0 :]
+        del self._directory_ends[count:]
+        self._cut_file()
+
+    def _cut_file(self) -> None:
+        os.ftruncate(self._descriptor, self._end)
+        os.lseek(self._descriptor, self._end, os.SEEK_SET)
+
+    def _scan(self) -> None:
+        """Enter every whole member of the partial file and cut off what follows the last one."""
+        size = os.fstat(self._descriptor).st_size
+        if size:
+            with mmap.mmap(self._descriptor, size, access=mmap.ACCESS_READ) as mapped:
+                while self._scan_member(mapped, size):
+                    pass
+        self._cut_file()
+
+    def _scan_member(self, mapped: mmap.mmap, size: int) -> bool:
+        data_start = self._end + zf.LOCAL.size
+        if data_start > size:
+            return False
+        signature, _, flags, method, _, _, checksum, stored, plain, name_size, extra = (
+            zf.LOCAL.unpack_from(mapped, self._end)
+        )
+        data_start += name_size
+        if signature != zf.LOCAL_SIGNATURE or method != zf.STORED or stored != plain or extra:
+            return False
+        if data_start + plain > size or not name_size:
+            return False
+        raw = mapped[data_start - name_size : data_start]
+        with memoryview(mapped) as view, view[data_start : data_start + plain] as data:
+            if crc32(data) != checksum or raw in self._names:
+                return False
+        self._enter(raw, flags, checksum, plain)
+        return True
+
+    def close(self) -> None:
+        """Write the central directory, fsync, rename to `path`, fsync the folder."""
+        if self._descriptor < 0:
+            return
+        self._flush()
+        self._write(memoryview(self._directory + self._end_records()))
+        self.commit()
+        self._release()
+        self.partial.replace(self.path)
+        folder = os.open(self.path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+    def _end_records(self) -> bytes:
+        count, size, offset = len(self), len(self._directory), self._end
+        records = b""
+        if count >= zf.MAX_16 or size >= zf.MAX_32 or offset >= zf.MAX_32:
+            records += zf.ZIP64_END.pack(
+                zf.ZIP64_END_SIGNATURE, zf.ZIP64_END.size - 12, _MADE_BY_UNIX | _VERSION_ZIP64,
+                _VERSION_ZIP64, 0, 0, count, count, size, offset,
+            )  # fmt: skip
+            records += zf.ZIP64_LOCATOR.pack(zf.ZIP64_LOCATOR_SIGNATURE, 0, offset + size, 1)
+        short = min(count, zf.MAX_16)
+        return records + zf.END.pack(
+            zf.END_SIGNATURE, 0, 0, short, short, min(size, zf.MAX_32), min(offset, zf.MAX_32), 0
+        )
+
+    def suspend(self) -> None:
+        """Let go of the partial file without finishing it; a later writer resumes from it."""
+        if self._descriptor >= 0:
+            self._flush()
+            self._release()
+
+    def _release(self) -> None:
+        os.close(self._descriptor)
+        self._descriptor = -1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if kind is None:
+            self.close()
+        elif self._descriptor >= 0:
+            # What could not be written stays unwritten: the error on its way out says why.
+            self._release()
