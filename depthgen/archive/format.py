@@ -22,9 +22,10 @@ LOCAL = struct.Struct("<4sHHHHHIIIHH")
 # signature, made by, needed, flags, method, time, date, crc, compressed, size, name, extra,
 # comment, disk, internal attributes, external attributes, offset of the local header
 CENTRAL = struct.Struct("<4sHHHHHHIIIHHHHHII")
-# signature, disk, directory's disk, entries here, entries, directory size, offset, comment length
+# signature, disk, directory's disk, entries here, entries, directory size, offset, comment
 END = struct.Struct("<4sHHHHIIH")
-# signature, record size, made by, needed, disk, directory's disk, entries here, entries, size, offset
+# signature, record size, made by, needed, disk, directory's disk, entries here, entries,
+# directory size, offset
 ZIP64_END = struct.Struct("<4sQHHIIQQQQ")
 # signature, disk, offset of the ZIP64 end record, disks
 ZIP64_LOCATOR = struct.Struct("<4sIQI")
@@ -47,7 +48,7 @@ class ArchiveError(Exception):
 
 
 def decode_name(raw: bytes, flags: int) -> str:
-    """The member name of a record: UTF-8 if its flag says so, else code page 437 (APPNOTE 4.4.4)."""
+    """A record's member name: UTF-8 if its flag says so, else code page 437 (APPNOTE 4.4.4)."""
     return raw.decode("utf-8" if flags & FLAG_UTF8 else "cp437", errors="replace")
 
 

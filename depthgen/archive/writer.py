@@ -10,6 +10,7 @@ from __future__ import annotations
 import mmap
 import os
 from array import array
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 from zlib import crc32
@@ -102,7 +103,9 @@ class ArchiveWriter:
         """Put a member that lies at the end into the directory-to-be."""
         offset, extra, version = self._end, b"", _VERSION
         if offset >= zf.MAX_32:
-            extra = zf.ZIP64_EXTRA_ID.to_bytes(2, "little") + b"\x08\x00" + offset.to_bytes(8, "little")
+            extra = (
+                zf.ZIP64_EXTRA_ID.to_bytes(2, "little") + b"\x08\x00" + offset.to_bytes(8, "little")
+            )
             version = _VERSION_ZIP64
         self._directory += zf.CENTRAL.pack(
             zf.CENTRAL_SIGNATURE, _MADE_BY_UNIX | version, version, flags, zf.STORED, 0,
@@ -241,5 +244,6 @@ class ArchiveWriter:
         if kind is None:
             self.close()
         elif self._descriptor >= 0:
-            # What could not be written stays unwritten: the error on its way out says why.
+            with suppress(ArchiveError):  # the error on its way out says more than this one
+                self._flush()
             self._release()

@@ -1,0 +1,260 @@
+"""The one door to Pillow, OpenCV and the JPEG codec.
+
+A picture is a `uint8` array: (H, W, 3) RGB, (H, W, 4) RGBA with straight alpha, or (H, W) grey.
+The one rule: what cannot be read whole is an `ImageError` with its name, never a warning and never
+a half-grey picture.
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+import warnings
+import zlib
+from typing import TYPE_CHECKING, Any, Literal
+
+import cv2
+import numpy as np
+import PIL
+import simplejpeg
+from PIL import Image, ImageOps
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+Data = bytes | bytearray | memoryview
+Mode = Literal["RGB", "RGBA", "L"]
+Filter = Literal["area", "bicubic", "nearest"]
+
+MAX_PIXELS = 64_000_000
+MAX_BYTES = 256 * 2**20
+_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_BILEVEL = bytes((1, 0, 0, 0, 0))  # IHDR: 1 bit, grey, deflate, standard filters, no interlace
+_MASK_ZLIB_LEVEL = 2
+# Pillow's modes for 16-bit grey; its own conversion from them to "L" clips instead of scaling.
+_WIDE_GREY = ("I", "I;16", "I;16B", "I;16L", "I;16N")
+_RESAMPLING = {"bicubic": Image.Resampling.BICUBIC, "nearest": Image.Resampling.NEAREST}
+
+
+def _chunk(kind: bytes, body: bytes) -> bytes:
+    """One PNG chunk: length, kind, body, checksum."""
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+
+_IEND = _chunk(b"IEND", b"")
+_IDAT_AT = 8 + 25  # after the signature and the IHDR chunk
+
+
+class ImageError(ValueError):
+    """A picture that cannot be read or is refused; the message names it."""
+
+
+def decode(
+    data: Data, mode: Mode, *, name: str = "picture", max_pixels: int = MAX_PIXELS
+) -> NDArray[np.uint8]:
+    """Decode a picture of any kind Pillow reads: EXIF rotation applied, 16 bits scaled to 8.
+
+    data: the file's bytes. mode: what to make of it; dropping alpha shows the colours as they are.
+    name: what to call it in an error. max_pixels: more are refused before anything is decoded.
+    Returns uint8 (H, W, 3), (H, W, 4) or (H, W). Raises `ImageError`.
+    """
+    fast = _decode_own(data, mode, max_pixels)
+    if fast is not None:
+        return fast
+    picture = _load(data, name, max_pixels)
+    return np.array(_to_eight_bits(picture).convert(mode))
+
+
+def _decode_own(data: Data, mode: Mode, max_pixels: int) -> NDArray[np.uint8] | None:
+    """The fast path for the files that we write ourselves; None sends all others to Pillow."""
+    head = bytes(memoryview(data)[:29])
+    if head.startswith(b"\xff\xd8\xff") and mode != "RGBA":
+        return _decode_plain_jpeg(data, mode, max_pixels)
+    if head.startswith(_PNG_SIGNATURE) and head[24:29] == _BILEVEL and mode == "L":
+        return _decode_plain_mask(bytes(data), max_pixels)
+    return None
+
+
+def _decode_plain_jpeg(data: Data, mode: Mode, max_pixels: int) -> NDArray[np.uint8] | None:
+    if b"Exif\0" in bytes(memoryview(data)[:4096]):
+        return None
+    try:
+        height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
+        if colours not in ("YCbCr", "Gray") or height * width > max_pixels:
+            return None
+        pixels = simplejpeg.decode_jpeg(data, "RGB" if mode == "RGB" else "GRAY", strict=True)
+    except ValueError:
+        return None
+    return pixels if mode == "RGB" else pixels[:, :, 0]
+
+
+def _decode_plain_mask(data: bytes, max_pixels: int) -> NDArray[np.uint8] | None:
+    """The inverse of `encode_mask`: one whole IDAT, no row filtered, every checksum right."""
+    width, height = struct.unpack_from(">II", data, 16)
+    stride = 1 + (width + 7) // 8
+    body = data[_IDAT_AT : -len(_IEND)]
+    if width * height > max_pixels or not data.endswith(_IEND):
+        return None
+    if _chunk(b"IHDR", data[16:29]) != data[8:_IDAT_AT] or len(body) < 12:
+        return None
+    if _chunk(b"IDAT", body[8:-4]) != body:
+        return None
+    try:
+        packed = np.frombuffer(zlib.decompress(body[8:-4]), np.uint8)
+    except zlib.error:
+        return None
+    if packed.size != height * stride or packed[::stride].any():
+        return None
+    bits = np.unpackbits(packed.reshape(height, stride)[:, 1:], axis=1, count=width)
+    return bits * np.uint8(255)
+
+
+def _open(data: Data, name: str, max_pixels: int) -> Image.Image:
+    view = memoryview(data)
+    if view.nbytes > MAX_BYTES:
+        raise ImageError(f"{name} has {view.nbytes} bytes; at most {MAX_BYTES} are read")
+    if not view.nbytes:
+        raise ImageError(f"{name} is empty")
+    try:
+        with warnings.catch_warnings():
+            # Its bomb warning is ours to judge, with our own limit; others tell of broken metadata.
+            warnings.simplefilter("ignore")
+            picture = Image.open(io.BytesIO(view))
+    except Image.DecompressionBombError as error:
+        raise ImageError(f"{name} has too many pixels; at most {max_pixels} are read") from error
+    except Exception as error:  # Pillow's plug-ins raise almost anything on a broken header
+        raise ImageError(f"{name} is not a picture, or its header is broken") from error
+    width, height = picture.size
+    if width * height > max_pixels:
+        raise ImageError(
+            f"{name} has {width} × {height} pixels; at most {max_pixels} in all are read"
+        )
+    return picture
+
+
+def _load(data: Data, name: str, max_pixels: int) -> Image.Image:
+    picture = _open(data, name, max_pixels)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            picture.load()
+            return ImageOps.exif_transpose(picture)
+    except Exception as error:  # a decoder in C may raise almost anything on broken data
+        raise ImageError(f"{name} is truncated or damaged: {error}") from error
+
+
+def _to_eight_bits(picture: Image.Image) -> Image.Image:
+    if picture.mode in _WIDE_GREY:
+        wide = np.asarray(picture).astype(np.int64)
+        return Image.fromarray((np.clip(wide, 0, 65535) >> 8).astype(np.uint8))
+    if picture.mode == "F":
+        return Image.fromarray((np.clip(np.asarray(picture), 0, 1) * 255 + 0.5).astype(np.uint8))
+    if picture.mode == "P" or "transparency" in picture.info:
+        return picture.convert("RGBA")
+    return picture
+
+
+def size_of(data: Data, *, name: str = "picture", max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
+    """(width, height) from the header, as the picture will be shown. Raises `ImageError`."""
+    picture = _open(data, name, max_pixels)
+    width, height = picture.size
+    # EXIF orientations 5 to 8 lie on their side.
+    return (height, width) if picture.getexif().get(0x0112, 1) >= 5 else (width, height)
+
+
+def has_alpha(data: Data, *, name: str = "picture") -> bool:
+    """Whether the picture's format carries transparency. Raises `ImageError`."""
+    picture = _open(data, name, MAX_PIXELS)
+    return "A" in picture.getbands() or "a" in picture.getbands() or "transparency" in picture.info
+
+
+def decode_depth(data: Data, *, name: str = "depth map") -> NDArray[Any]:
+    """A depth map as it is stored: uint8 or uint16 from a grey PNG, float32 from `.npy`; (H, W).
+
+    Raises `ImageError` for anything else: depth has one channel and is never rescaled here.
+    """
+    if bytes(memoryview(data)[:6]) == b"\x93NUMPY":
+        try:
+            array = np.load(io.BytesIO(data), allow_pickle=False)
+        except (ValueError, OSError, EOFError) as error:
+            raise ImageError(f"{name} is not a readable .npy array: {error}") from error
+        if array.ndim != 2 or not np.issubdtype(array.dtype, np.number):
+            raise ImageError(f"{name} must be an array of two dimensions, not {array.shape}")
+        return array.astype(np.float32)
+    picture = _load(data, name, MAX_PIXELS)
+    if picture.mode in _WIDE_GREY:
+        return np.array(picture).astype(np.uint16)
+    if picture.mode != "L":
+        raise ImageError(f"{name} has mode {picture.mode}; a depth map is 8- or 16-bit grey")
+    return np.array(picture)
+
+
+def encode_jpeg(rgb: NDArray[np.uint8], quality: int) -> bytes:
+    """Encode (H, W, 3) RGB or (H, W) grey at `quality` 1 to 100, colours at 4:2:0."""
+    if rgb.ndim == 2:
+        return simplejpeg.encode_jpeg(
+            np.ascontiguousarray(rgb[:, :, None]), quality, "GRAY", "Gray"
+        )
+    return simplejpeg.encode_jpeg(np.ascontiguousarray(rgb), quality, "RGB", "420")
+
+
+def encode_png(array: NDArray[Any]) -> bytes:
+    """Encode uint8 grey, RGB or RGBA, or uint16 grey, as PNG."""
+    if array.dtype not in (np.uint8, np.uint16) or (array.dtype == np.uint16 and array.ndim != 2):
+        raise ImageError(f"a PNG takes uint8 or grey uint16, not {array.dtype} {array.shape}")
+    pixels = array
+    if array.ndim == 3:
+        code = cv2.COLOR_RGBA2BGRA if array.shape[2] == 4 else cv2.COLOR_RGB2BGR
+        pixels = cv2.cvtColor(array, code)
+    done, encoded = cv2.imencode(".png", pixels)
+    if not done:
+        raise ImageError(f"OpenCV could not encode an array of shape {array.shape}")
+    return encoded.tobytes()
+
+
+def encode_mask(mask: NDArray[Any]) -> bytes:
+    """Encode (H, W) as a 1-bit grey PNG, white where `mask` is not zero.
+
+    Written by hand (PNG specification, 3rd edition): a packed picture is 1/8 of the work for zlib,
+    and both libraries at hand take twice as long or more for it.
+    """
+    height, width = mask.shape
+    rows = np.zeros((height, 1 + (width + 7) // 8), np.uint8)  # each row starts with filter 0
+    rows[:, 1:] = np.packbits(mask != 0, axis=1)
+    header = struct.pack(">II", width, height) + _BILEVEL
+    return b"".join(
+        (
+            _PNG_SIGNATURE,
+            _chunk(b"IHDR", header),
+            _chunk(b"IDAT", zlib.compress(rows.tobytes(), _MASK_ZLIB_LEVEL)),
+            _IEND,
+        )
+    )
+
+
+def resize(array: NDArray[Any], width: int, height: int, how: Filter) -> NDArray[Any]:
+    """Resize to `width` × `height`; dtype and channels stay.
+
+    `area` averages (for shrinking), `bicubic` is Pillow's: antialiased, and alpha premultiplied
+    while it works, so that colours under transparent pixels do not bleed in.
+    """
+    if how == "area":
+        return cv2.resize(array, (width, height), interpolation=cv2.INTER_AREA)
+    picture = Image.fromarray(array)
+    return np.array(picture.resize((width, height), _RESAMPLING[how]))
+
+
+def use_one_thread() -> None:
+    """Keep OpenCV to the calling thread: for workers, which are one core each."""
+    cv2.setNumThreads(1)
+
+
+def codec_versions() -> dict[str, str]:
+    """The libraries whose versions decide a file's exact bytes."""
+    return {
+        "numpy": np.__version__,
+        "opencv": cv2.__version__,
+        "pillow": PIL.__version__,
+        "simplejpeg": getattr(simplejpeg, "__version__", "unknown"),
+        "zlib": zlib.ZLIB_RUNTIME_VERSION,
+    }
