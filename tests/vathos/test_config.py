@@ -1,0 +1,145 @@
+"""Configurations that are read, refused and completed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from vathos.errors import ConfigError
+from vathos.utils import load_config
+from vathos.utils.config import flatten, parse_config, read_config
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+ORIGINAL_EXAMPLE = """
+name: vathos_small_train
+log_dir: logs
+chkpt_dir: checkpoint
+model_init: models/model.pt
+device: GPU
+model: ResUNet
+augmentation: DepthLightAug
+dataset:
+  name: DenseDepth
+  root: vathos_data
+  zip_dir: /archives
+  div_factor: 1
+  loader_args: {batch_size: 128, num_workers: 4, shuffle: True, pin_memory: True}
+seg_loss: BCEDiceLoss
+depth_loss: RMSELoss
+lr_scheduler:
+  type: OneCycleLR
+  args: {max_lr: 0.6}
+optimizer:
+  type: AdamW
+  args: {lr: 0.01}
+training:
+  epochs: 3
+"""
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "config.yaml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_the_example_of_the_original_is_valid_and_its_paths_follow_the_file(tmp_path: Path) -> None:
+    config = load_config(str(write(tmp_path, ORIGINAL_EXAMPLE)))
+    assert config["log_dir"] == str(tmp_path / "logs")
+    assert config["dataset"]["root"] == str(tmp_path / "vathos_data")
+    assert config["dataset"]["zip_dir"] == "/archives"
+    assert config["lr_scheduler"]["args"] == {"max_lr": 0.6}
+    assert config["loss_weights"] == {"seg": 1.0, "depth": 2.0}
+
+
+def test_an_empty_file_is_the_defaults(tmp_path: Path) -> None:
+    config = read_config(write(tmp_path, ""))
+    assert config.training.epochs == 3
+    assert config.run_folder == tmp_path / "data" / "runs" / "vathos"
+    assert config.log_folder == config.run_folder
+
+
+def test_a_loaded_configuration_is_valid_again_and_the_same(tmp_path: Path) -> None:
+    path = write(tmp_path, ORIGINAL_EXAMPLE)
+    assert parse_config(load_config(str(path))) == read_config(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("seed: 1\nmodle: ResUNet\n", r"config\.yaml:2: modle .*did you mean model\?"),
+        ("training:\n  epoch: 3\n", r"config\.yaml:2: training\.epoch .*training\.epochs\?"),
+        ("batch_size: 3\n", r":1: batch_size .*did you mean dataset\.loader_args\.batch_size\?"),
+        ("lr_scheduler: {tipe: A}\n", r"lr_scheduler\.type is missing"),
+        (
+            "training: {epochs: three}\n",
+            r":1: training\.epochs is 'three', but must be a valid int",
+        ),
+        ("training: {epochs: 0}\n", r"training\.epochs is 0, but must be greater than or equal"),
+        ("dataset: 7\n", r":1: dataset is 7, but must be"),
+        ("device: gpu0\n", r"device is 'gpu0', but must be 'auto', 'GPU', 'CPU' or 'TPU'"),
+        ("name: a/b\n", r"name is 'a/b'"),
+        ("- 1\n", r"must hold keys and values"),
+        ("a: [1\n", r"not valid YAML"),
+    ],
+)
+def test_a_wrong_key_or_value_is_named_with_its_line(
+    tmp_path: Path, text: str, sentence: str
+) -> None:
+    with pytest.raises(ConfigError, match=sentence) as caught:
+        load_config(str(write(tmp_path, text)))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_file_is_a_config_error(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"nowhere\.yaml cannot be read"):
+        load_config(str(tmp_path / "nowhere.yaml"))
+
+
+def test_overrides_win_and_their_paths_follow_the_current_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    overrides = ["training.epochs=7", "optimizer.args.lr=1e-3", "dataset.root=w", "seed=5"]
+    config = read_config(write(tmp_path, ORIGINAL_EXAMPLE), overrides)
+    assert config.training.epochs == 7
+    assert config.optimizer.args == {"lr": 0.001}
+    assert config.dataset.root == str(here / "w")
+    assert config.dataset.loader_args.batch_size == 128
+    assert config.seed == 5
+
+
+@pytest.mark.parametrize(
+    ("override", "sentence"),
+    [
+        ("training.epochs", "not an override"),
+        ("training.epoch=3", "the command line: training.epoch .* did you mean training.epochs"),
+        ("seed=[", "not valid YAML"),
+    ],
+)
+def test_a_bad_override_is_refused(tmp_path: Path, override: str, sentence: str) -> None:
+    with pytest.raises(ConfigError, match=sentence):
+        read_config(write(tmp_path, ""), [override])
+
+
+@pytest.mark.parametrize("text", ["1e-3", "1E-3", "0.001", "1.0e-3"])
+def test_a_learning_rate_with_an_exponent_is_a_number(tmp_path: Path, text: str) -> None:
+    config = read_config(write(tmp_path, f"optimizer: {{type: SGD, args: {{lr: {text}}}}}"))
+    assert config.optimizer.args == {"lr": 0.001}
+
+
+def test_steps_alone_decide_the_length(tmp_path: Path) -> None:
+    config = read_config(write(tmp_path, "training: {steps: 200}"))
+    assert config.training.epochs is None
+
+
+def test_flatten_gives_every_value_by_dotted_key() -> None:
+    flat: dict[str, Any] = flatten(parse_config({}))
+    assert flat["dataset.loader_args.batch_size"] == 32
+    assert flat["optimizer.args"] == {"lr": 0.01}
+    assert flat["lr_scheduler"] is None
