@@ -19,6 +19,8 @@ import PIL
 import simplejpeg
 from PIL import Image, ImageOps
 
+from depthgen.errors import DepthgenError
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -45,7 +47,7 @@ _IEND = _chunk(b"IEND", b"")
 _IDAT_AT = 8 + 25  # after the signature and the IHDR chunk
 
 
-class ImageError(ValueError):
+class ImageError(DepthgenError):
     """A picture that cannot be read or is refused; the message names it."""
 
 

@@ -5,7 +5,8 @@ The one rule: the bytes of an archive depend on its members' names and contents 
 """
 
 from depthgen.archive.format import ArchiveError, shard_path
+from depthgen.archive.lockstep import Entry, Lockstep
 from depthgen.archive.reader import Archive
 from depthgen.archive.writer import ArchiveWriter
 
-__all__ = ["Archive", "ArchiveError", "ArchiveWriter", "shard_path"]
+__all__ = ["Archive", "ArchiveError", "ArchiveWriter", "Entry", "Lockstep", "shard_path"]

@@ -8,6 +8,8 @@ from __future__ import annotations
 import struct
 from typing import TYPE_CHECKING
 
+from depthgen.errors import DepthgenError
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -43,7 +45,7 @@ MAX_16 = 0xFFFF
 MAX_32 = 0xFFFFFFFF
 
 
-class ArchiveError(Exception):
+class ArchiveError(DepthgenError):
     """An archive that cannot be read or written; the message names the file and the member."""
 
 

@@ -1,0 +1,99 @@
+"""Archives that grow in step, unit by unit: a composite and its mask, a cut-out and its mask.
+
+The one rule: after any stop, all of them are cut back to the same number of whole units, so that
+what is made next fits all. One that is already closed is left alone and the others catch up.
+"""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from itertools import accumulate
+from typing import TYPE_CHECKING
+
+from depthgen.archive.format import ArchiveError
+from depthgen.archive.reader import Archive
+from depthgen.archive.writer import ArchiveWriter
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from pathlib import Path
+    from types import TracebackType
+    from typing import Self
+
+# A member ready to be written: name, content and the content's CRC-32.
+Entry = tuple[str, bytes, int]
+
+
+class Lockstep:
+    """Writers of several archives, resumed at the smallest number of units that all of them hold.
+
+    paths: the archives. counts: for each archive, how many members each unit adds to it.
+    `start` is the first unit still to be made. As a context manager it closes the archives on
+    success, in the order given, and leaves their partial files after an exception.
+    """
+
+    def __init__(self, paths: Sequence[Path], counts: Sequence[Sequence[int]]) -> None:
+        self._bounds = [[0, *accumulate(column)] for column in counts]
+        self._writers: list[ArchiveWriter | None] = []
+        self._stack = ExitStack()
+        units = len(counts[0])
+        with self._stack:
+            for path, bounds in zip(paths, self._bounds, strict=True):
+                self._writers.append(self._open(path, bounds[-1]))
+            stands = [
+                _units_in(len(writer), bounds)
+                for writer, bounds in zip(self._writers, self._bounds, strict=True)
+                if writer is not None
+            ]
+            self.start = min(stands, default=units)
+            for writer, bounds in zip(self._writers, self._bounds, strict=True):
+                if writer is not None:
+                    writer.truncate(bounds[self.start])
+            self._stack = self._stack.pop_all()
+
+    def _open(self, path: Path, members: int) -> ArchiveWriter | None:
+        if not path.exists():
+            return self._stack.enter_context(ArchiveWriter(path))
+        with Archive(path) as archive:
+            if len(archive) != members:
+                raise ArchiveError(
+                    f"{path} has {len(archive)} members where {members} belong; "
+                    "move it away, or make it anew with --overwrite"
+                )
+        return None
+
+    def append(self, blocks: Sequence[Iterable[Entry]]) -> None:
+        """Add the next unit: one block of members for each archive."""
+        for writer, block in zip(self._writers, blocks, strict=True):
+            if writer is not None:
+                for name, data, crc in block:
+                    writer.add(name, data, crc)
+
+    def commit(self) -> None:
+        """Put everything appended so far on the disk."""
+        for writer in self._writers:
+            if writer is not None:
+                writer.commit()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if kind is None:
+            for writer in self._writers:
+                if writer is not None:
+                    writer.close()
+        self._stack.__exit__(kind, error, traceback)
+
+
+def _units_in(members: int, bounds: Sequence[int]) -> int:
+    """How many whole units `members` members make."""
+    units = 0
+    while units + 1 < len(bounds) and bounds[units + 1] <= members:
+        units += 1
+    return units

@@ -1,0 +1,221 @@
+"""What every stage shares: the workspace's lock, the manifest, progress and summary.
+
+A manifest says what a stage was told, what it read and what came of it. It is on the disk before
+the first member is written. The one rule: a stage goes on with an unfinished archive, or trusts a
+finished one, only if it was made with the same settings from the same input.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any
+
+from depthgen.archive import Archive
+from depthgen.errors import StageError
+from depthgen.files import write_atomically
+from depthgen.lock import hold_lock
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from pathlib import Path
+
+    from depthgen.workspace import Workspace
+
+    Progress = Callable[[int, int], None]
+
+_log = logging.getLogger(__name__)
+_LIBRARIES = ("numpy", "opencv-python-headless", "pillow", "simplejpeg")
+
+
+def no_progress(done: int, total: int) -> None:
+    """The progress callback of one who does not want to know."""
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a stage did. `counts` names what it made; `notes` are findings, a sentence each."""
+
+    stage: str
+    counts: Mapping[str, int]
+    outputs: tuple[Path, ...] = ()
+    notes: tuple[str, ...] = ()
+    already_done: bool = False
+
+
+@dataclass
+class Manifest:
+    """A stage's record, `manifests/<stage>.json`."""
+
+    stage: str
+    settings: dict[str, Any]
+    reads: dict[str, str]
+    state: str = "running"
+    versions: dict[str, str] = field(default_factory=dict)
+    counts: dict[str, int] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    facts: dict[str, Any] = field(default_factory=dict)
+    started: str = ""
+    finished: str = ""
+
+    @classmethod
+    def read(cls, path: Path) -> Manifest | None:
+        """The manifest at `path`; None where there is none. Raises `StageError` if it is damaged."""
+        try:
+            return cls(**json.loads(path.read_text("utf-8")))
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, TypeError) as error:
+            raise StageError(f"{path} is not a manifest ({error}); move it away") from error
+
+    def write(self, path: Path) -> None:
+        """Replace the file at `path` in one step."""
+        text = json.dumps(vars(self), indent=2, ensure_ascii=False)
+        write_atomically(path, (text + "\n").encode("utf-8"))
+
+
+@dataclass
+class Run:
+    """One run of a stage: its manifest, and where that is kept."""
+
+    workspace: Workspace
+    manifest: Manifest
+    outputs: tuple[Path, ...]
+
+    @property
+    def done(self) -> bool:
+        """Whether an earlier run finished it."""
+        return self.manifest.state == "done"
+
+    def finish(self, counts: Mapping[str, int], notes: Sequence[str] = (), **facts: Any) -> Summary:
+        """Write down that the stage is done; `facts` is what else its readers need to know."""
+        manifest = self.manifest
+        manifest.state, manifest.counts, manifest.notes = "done", dict(counts), list(notes)
+        manifest.facts, manifest.finished = facts, _now()
+        manifest.write(self.workspace.manifest(manifest.stage))
+        return Summary(manifest.stage, counts, self.outputs, tuple(notes))
+
+    def summary(self) -> Summary:
+        """What the earlier run did."""
+        manifest = self.manifest
+        return Summary(
+            manifest.stage, manifest.counts, self.outputs, tuple(manifest.notes), already_done=True
+        )
+
+
+@contextmanager
+def open_stage(
+    workspace: Workspace,
+    stage: str,
+    settings: Mapping[str, Any],
+    reads: Callable[[], Mapping[str, str]],
+    outputs: Sequence[Path],
+    overwrite: bool = False,
+) -> Iterator[Run]:
+    """Hold the workspace's lock and check the stage against its manifest.
+
+    settings: every option that changes the outputs, as JSON takes it. reads: gives a digest of each
+    input, by name. outputs: the archives (or their shards) that the stage makes. overwrite: delete
+    what an earlier run made, and start anew.
+    Raises `StageError` if an earlier run was told otherwise, or read something else.
+    """
+    with hold_lock(workspace.lock):
+        settings = json.loads(json.dumps(settings))
+        wanted = Manifest(stage, dict(settings), dict(reads()), started=_now())
+        wanted.versions = _versions()
+        path = workspace.manifest(stage)
+        if overwrite:
+            for each in (path, *_traces(outputs)):
+                each.unlink(missing_ok=True)
+        earlier = Manifest.read(path)
+        if earlier is None:
+            _refuse_strangers(stage, outputs)
+            wanted.write(path)
+            earlier = wanted
+        else:
+            _refuse_differences(earlier, wanted, path)
+            if earlier.state == "done" and not all(output.exists() for output in outputs):
+                earlier.state = "running"
+                earlier.write(path)
+        yield Run(workspace, earlier, tuple(outputs))
+
+
+def _refuse_strangers(stage: str, outputs: Sequence[Path]) -> None:
+    for path in _traces(outputs):
+        raise StageError(
+            f"{path} is there, but no manifest says that `{stage}` made it; move it away, "
+            "or replace it with --overwrite"
+        )
+
+
+def _refuse_differences(earlier: Manifest, wanted: Manifest, path: Path) -> None:
+    changed = [
+        f"{name} was {earlier.settings.get(name)!r}, now {wanted.settings.get(name)!r}"
+        for name in sorted(earlier.settings.keys() | wanted.settings.keys())
+        if earlier.settings.get(name) != wanted.settings.get(name)
+    ]
+    changed += [
+        f"{name} has changed since"
+        for name in sorted(earlier.reads.keys() | wanted.reads.keys())
+        if earlier.reads.get(name) != wanted.reads.get(name)
+    ]
+    if changed:
+        raise StageError(
+            f"`{wanted.stage}` ran before with other input ({path}): {'; '.join(changed)}. "
+            "Run it as before, or start anew with --overwrite"
+        )
+    if earlier.versions != wanted.versions and earlier.state == "running":
+        _log.warning(
+            "%s began with other library versions; its pixels stay the same, its bytes may not",
+            wanted.stage,
+        )
+
+
+def _traces(outputs: Sequence[Path]) -> list[Path]:
+    """Everything an earlier run may have left for these outputs, shards of other sets included."""
+    traces = []
+    for output in outputs:
+        stem = output.stem.split("-")[0]
+        for pattern in (f"{stem}{output.suffix}", f"{stem}-*-of-*{output.suffix}"):
+            traces += output.parent.glob(pattern)
+            traces += output.parent.glob(pattern + ".partial")
+    return sorted(set(traces))
+
+
+def archive_digest(workspace: Workspace, name: str, made_by: str) -> str:
+    """The digest of an archive that a stage reads; `made_by` is the command that makes it."""
+    path = workspace.archive(name)
+    if not path.exists() and not list(path.parent.glob(f"{path.stem}-*-of-*.zip")):
+        raise StageError(f"{path} is missing; run `depthgen {made_by}` first")
+    with Archive.open(path) as archive:
+        return archive.digest()
+
+
+def files_digest(paths: Sequence[Path]) -> str:
+    """SHA-256 (hex) over the names and contents of some files."""
+    digest = hashlib.sha256()
+    for path in paths:
+        digest.update(f"{path.name}\0{path.stat().st_size}\0".encode())
+        with path.open("rb") as stream:
+            digest.update(hashlib.file_digest(stream, "sha256").digest())
+    return digest.hexdigest()
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for library in ("depthgen-vathos", *_LIBRARIES):
+        try:
+            found[library] = version(library)
+        except PackageNotFoundError:
+            found[library] = "unknown"
+    return found
+
+
+def _now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
