@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
+import re
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -66,7 +66,7 @@ class Manifest:
 
     @classmethod
     def read(cls, path: Path) -> Manifest | None:
-        """The manifest at `path`; None where there is none. Raises `StageError` if it is damaged."""
+        """The manifest at `path`, or None. Raises `StageError` if it is damaged."""
         try:
             return cls(**json.loads(path.read_text("utf-8")))
         except FileNotFoundError:
@@ -179,9 +179,9 @@ def _refuse_differences(earlier: Manifest, wanted: Manifest, path: Path) -> None
 
 def _traces(outputs: Sequence[Path]) -> list[Path]:
     """Everything an earlier run may have left for these outputs, shards of other sets included."""
-    traces = []
+    traces: list[Path] = []
     for output in outputs:
-        stem = output.stem.split("-")[0]
+        stem = re.sub(r"-\d{5}-of-\d{5}$", "", output.stem)
         for pattern in (f"{stem}{output.suffix}", f"{stem}-*-of-*{output.suffix}"):
             traces += output.parent.glob(pattern)
             traces += output.parent.glob(pattern + ".partial")
