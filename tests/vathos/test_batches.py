@@ -1,0 +1,72 @@
+"""The order of samples, from the start and from the middle of an epoch."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import Subset, TensorDataset
+
+from vathos.data_loader import DenseDepth
+from vathos.data_loader.batches import Batches, BatchOrder
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+def test_an_epoch_is_a_permutation_that_depends_on_seed_and_epoch() -> None:
+    rows = np.arange(100, 150)
+    order = BatchOrder(rows, 8, seed=1)
+    first = order.epoch(0)
+    assert sorted(first) == sorted(rows)
+    assert np.array_equal(BatchOrder(rows, 8, seed=1).epoch(0), first)
+    assert not np.array_equal(order.epoch(1), first)
+    assert not np.array_equal(BatchOrder(rows, 8, seed=2).epoch(0), first)
+
+
+def test_an_epoch_can_be_entered_at_any_batch() -> None:
+    order = BatchOrder(np.arange(23), 5, seed=4)
+    whole = list(order.iterate(2))
+    assert [len(batch) for batch in whole] == [5, 5, 5, 5, 3]
+    for start in range(6):
+        rest = list(order.iterate(2, start))
+        assert [b.tolist() for b in rest] == [b.tolist() for b in whole[start:]]
+    assert order.batch(2, 3).tolist() == whole[3].tolist()
+
+
+def test_without_shuffling_the_rows_stay_in_order() -> None:
+    order = BatchOrder(np.arange(5), 2, shuffle=False)
+    assert [batch.tolist() for batch in order.iterate(9)] == [[0, 1], [2, 3], [4]]
+
+
+@pytest.mark.parametrize(("rows", "batches"), [(10, 2), (4, 1), (3, 1)])
+def test_drop_last_leaves_out_a_partial_batch_unless_it_is_the_only_one(
+    rows: int, batches: int
+) -> None:
+    order = BatchOrder(np.arange(rows), 4, drop_last=True)
+    assert len(order) == batches == len(list(order.iterate(0)))
+
+
+def test_workers_and_the_training_process_give_the_same_batches(
+    tiny_set: Callable[..., Any],
+) -> None:
+    made = tiny_set().write()
+    subset = Subset(DenseDepth(made.folder, made.folder), range(11))
+    here = Batches(subset, 4, seed=2)
+    there = Batches(subset, 4, seed=2, workers=1)
+    before = torch.get_rng_state()
+    for epoch, start in ((0, 0), (1, 1)):
+        pairs = zip(here.epoch(epoch, start), there.epoch(epoch, start), strict=True)
+        for a, b in pairs:
+            assert all(torch.equal(a[key], b[key]) for key in a)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_a_dataset_of_items_is_stacked() -> None:
+    dataset = TensorDataset(torch.arange(6))
+    batches = Batches(Subset(dataset, [1, 3, 5]), 2, shuffle=False)
+    stacked: list[Any] = list(batches.epoch(0))
+    assert [batch[0].tolist() for batch in stacked] == [[1, 3], [5]]
+    assert batches.samples == 3

@@ -1,0 +1,153 @@
+"""Batches in an order that depends on (seed, epoch) alone.
+
+The one rule: what batch k of epoch e holds is known without drawing the batches before it, so a run
+can be continued in the middle of an epoch, with any number of worker processes.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset, Subset, default_collate
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
+
+    from vathos.data_loader.dense_depth import Batch
+
+__all__ = ["BatchOrder", "Batches"]
+
+
+class BatchOrder:
+    """The rows of each batch of each epoch.
+
+    rows: dataset rows to draw from. drop_last leaves out a last batch that is not full, unless it
+    is the only one: BatchNorm cannot train on a batch of one.
+    """
+
+    def __init__(
+        self,
+        rows: NDArray[np.int64],
+        batch_size: int,
+        *,
+        seed: int = 0,
+        shuffle: bool = True,
+        drop_last: bool = False,
+    ) -> None:
+        self.rows = np.asarray(rows, dtype=np.int64)
+        self.batch_size = batch_size
+        self.seed = seed
+        self.shuffle = shuffle
+        whole, rest = divmod(len(self.rows), batch_size)
+        self.batches = whole + (1 if rest and not (drop_last and whole) else 0)
+
+    def __len__(self) -> int:
+        return self.batches
+
+    def epoch(self, epoch: int) -> NDArray[np.int64]:
+        """All rows in the order of this epoch."""
+        if not self.shuffle:
+            return self.rows
+        # NumPy promises Philox's raw bits across versions, unlike its shuffle.
+        draw = np.random.Philox(key=[self.seed, epoch]).random_raw(len(self.rows))
+        return self.rows[np.argsort(draw, kind="stable")]
+
+    def batch(self, epoch: int, step: int) -> NDArray[np.int64]:
+        """The rows of batch `step` of this epoch."""
+        return self.epoch(epoch)[step * self.batch_size : (step + 1) * self.batch_size]
+
+    def iterate(self, epoch: int, start: int = 0) -> Iterator[NDArray[np.int64]]:
+        """The rows of batch `start` and of those after it."""
+        order = self.epoch(epoch)
+        for step in range(start, self.batches):
+            yield order[step * self.batch_size : (step + 1) * self.batch_size]
+
+
+class Batches:
+    """Batches of a subset, as the dataset stores them: `for batch in batches.epoch(3, start=17)`.
+
+    A dataset with `load_batch(rows)` is asked for whole batches, any other for its items, which are
+    then stacked. `workers` processes decode ahead; they live as long as this object.
+    """
+
+    def __init__(
+        self,
+        subset: Subset[Any],
+        batch_size: int,
+        *,
+        seed: int = 0,
+        shuffle: bool = True,
+        drop_last: bool = False,
+        workers: int = 0,
+        pin_memory: bool = False,
+    ) -> None:
+        self.order = BatchOrder(
+            np.asarray(subset.indices),
+            batch_size,
+            seed=seed,
+            shuffle=shuffle,
+            drop_last=drop_last,
+        )
+        self._dataset = _ByBatch(subset.dataset)
+        self._queue = _Queue(self.order)
+        self._loader: DataLoader[Batch] | None = None
+        self._workers = workers
+        self._pin_memory = pin_memory and torch.cuda.is_available()
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    @property
+    def samples(self) -> int:
+        """Samples in one epoch."""
+        return min(len(self.order.rows), len(self.order) * self.order.batch_size)
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """Batches `start` and on of this epoch."""
+        if not self._workers and not self._pin_memory:
+            return map(self._dataset.__getitem__, self.order.iterate(epoch, start))
+        if self._loader is None:
+            self._loader = DataLoader(
+                self._dataset,
+                batch_size=None,
+                sampler=self._queue,
+                num_workers=self._workers,
+                persistent_workers=self._workers > 0,
+                pin_memory=self._pin_memory,
+                # Its own generator: the workers' seeds must not be drawn from the training's.
+                generator=torch.Generator().manual_seed(self.order.seed % 2**63),
+            )
+        self._queue.epoch, self._queue.start = epoch, start
+        return iter(self._loader)
+
+
+class _ByBatch(Dataset[Any]):
+    """A dataset whose "index" is an array of rows."""
+
+    def __init__(self, dataset: Dataset[Any]) -> None:
+        self.dataset = dataset
+        self.load_batch = getattr(dataset, "load_batch", None)
+
+    def __getitem__(self, rows: NDArray[np.int64]) -> Batch:
+        if self.load_batch is not None:
+            return self.load_batch(rows)
+        return default_collate([self.dataset[int(row)] for row in rows])
+
+
+class _Queue:
+    """What the loader's workers are given next."""
+
+    def __init__(self, order: BatchOrder) -> None:
+        self.order = order
+        self.epoch = 0
+        self.start = 0
+
+    def __iter__(self) -> Iterator[NDArray[np.int64]]:
+        return self.order.iterate(self.epoch, self.start)
+
+    def __len__(self) -> int:
+        return len(self.order) - self.start

@@ -1,0 +1,298 @@
+"""DenseDepth: quadruples of background, composite, mask and depth, read straight from the archives.
+
+Nothing is unpacked: a sample is four members, decoded when asked for, except the few hundred
+backgrounds, which are decoded once and kept. The one rule: members are paired by the sample index
+in their names, never by position, and a missing or doubled one is an error that names it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from depthgen.archive import Archive
+from depthgen.images import decode, decode_depth
+from depthgen.workspace import Member, parse_member, parse_picture, sample_member
+from vathos.data_loader import figures
+from vathos.errors import DataError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from matplotlib.figure import Figure
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+__all__ = ["DenseDepth", "normalise"]
+
+SAMPLE_ARCHIVES = ("fg_bg", "fg_bg_mask", "depth_fg_bg")
+ARCHIVES = ("bg", *SAMPLE_ARCHIVES)
+SUFFIXES = ("", "_small")
+MASK_THRESHOLD = 128
+FULL_SCALE = {torch.uint8: 255.0, torch.uint16: 65535.0}
+
+Batch = dict[str, "Tensor"]
+
+
+def normalise(batch: Mapping[str, Tensor]) -> Batch:
+    """Stored numbers to float32 in [0, 1], on the device where they are.
+
+    uint8 and uint16 are divided by their full scale, float32 is a label already; `fg_bg_mask`
+    becomes exactly 0 or 1, white from 128 (a JPEG mask is not quite black and white).
+    """
+    out = {}
+    for key, value in batch.items():
+        if key == "fg_bg_mask":
+            out[key] = (value >= MASK_THRESHOLD).to(torch.float32)
+        elif value.dtype in FULL_SCALE:
+            out[key] = value.to(torch.float32) / FULL_SCALE[value.dtype]
+        else:
+            out[key] = value.to(torch.float32)
+    return out
+
+
+class DenseDepth(Dataset[Batch]):
+    """The data set of four archives `bg`, `fg_bg`, `fg_bg_mask`, `depth_fg_bg` (.zip, or shards).
+
+    root: the folder that `extractall` unpacks into; nothing else uses it.
+    source_zipfolder: the folder of the archives.
+    train: accepted for the original's sake; which samples train is decided by the split.
+    transform, target_transform: called with float tensors (N, C, H, W) in [0, 1]: the first with
+    `bg` and with `fg_bg`, the second with `fg_bg_mask` and with `depth_fg_bg`.
+    suffix: "" or "_small" picks that variant of the archives; None takes the plain ones if there.
+
+    An item is a dict of float32 tensors in [0, 1]: `bg` (3, H, W), `fg_bg` (3, H, W), `fg_bg_mask`
+    (1, H, W) of exactly 0 and 1, and `depth_fg_bg` (1, H, W), the label as its archive defines it.
+    Items are in the order of their sample index. Raises `DataError` where the archives do not fit
+    together, and `ArchiveError` or `ImageError` where one is damaged.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        source_zipfolder: str | Path,
+        train: bool = True,
+        transform: Callable[[Tensor], Tensor] | None = None,
+        target_transform: Callable[[Tensor], Tensor] | None = None,
+        *,
+        suffix: str | None = None,
+    ) -> None:
+        self.root = Path(root)
+        self.transform = transform
+        self.target_transform = target_transform
+        self.paths = _find_archives(Path(source_zipfolder), suffix)
+        self.archives = {stem: Archive.open(path) for stem, path in self.paths.items()}
+        tables = {stem: self._table(stem) for stem in SAMPLE_ARCHIVES}
+        self._check_pairs(tables)
+        first = tables["fg_bg"]
+        self.sample_indices = first["index"]
+        self.backgrounds = first["bg"]
+        self.foregrounds = first["fg"]
+        self._positions = {stem: table["position"] for stem, table in tables.items()}
+        self._bg_positions = self._background_positions()
+        self._bg_pictures: dict[int, NDArray[np.uint8]] = {}
+        self.height, self.width = self._background(int(self.backgrounds[0])).shape[:2]
+
+    def __len__(self) -> int:
+        return len(self.sample_indices)
+
+    def __getitem__(self, row: int) -> Batch:
+        if not -len(self) <= row < len(self):
+            raise IndexError(f"the data set has {len(self)} samples, no sample {row}")
+        return {key: value[0] for key, value in self.prepare(self.load_batch([row])).items()}
+
+    def load_batch(self, indices: Sequence[int] | NDArray[np.integer[Any]]) -> Batch:
+        """Samples as they are stored, for normalising on the device.
+
+        `bg` and `fg_bg` uint8 (N, 3, H, W) in channels-last order, `fg_bg_mask` uint8 (N, 1, H, W),
+        `depth_fg_bg` (N, 1, H, W) uint8, uint16 or float32. `prepare` makes floats of them.
+        """
+        rows = [int(row) for row in indices]
+        bg = np.stack([self._background(int(self.backgrounds[row])) for row in rows])
+        fg_bg = np.stack([self._decode("fg_bg", row) for row in rows])
+        mask = np.stack([self._decode("fg_bg_mask", row) for row in rows])
+        depths = [self._decode("depth_fg_bg", row) for row in rows]
+        if len({depth.dtype for depth in depths}) > 1:
+            raise DataError(f"{self.paths['depth_fg_bg']} mixes depth maps of different types")
+        return {
+            "bg": torch.from_numpy(bg).permute(0, 3, 1, 2),
+            "fg_bg": torch.from_numpy(fg_bg).permute(0, 3, 1, 2),
+            "fg_bg_mask": torch.from_numpy(mask)[:, None],
+            "depth_fg_bg": torch.from_numpy(np.stack(depths))[:, None],
+        }
+
+    def prepare(self, batch: Mapping[str, Tensor]) -> Batch:
+        """`normalise`, then the transforms, on whichever device the batch is."""
+        out = normalise(batch)
+        for keys, transform in (
+            (("bg", "fg_bg"), self.transform),
+            (("fg_bg_mask", "depth_fg_bg"), self.target_transform),
+        ):
+            if transform is not None:
+                out.update({key: transform(out[key]) for key in keys})
+        return out
+
+    def background_groups(self) -> list[list[int]]:
+        """Numbers of backgrounds that are the same picture, byte for byte; they split together."""
+        groups: dict[bytes, list[int]] = defaultdict(list)
+        for number, position in self._bg_positions.items():
+            groups[hashlib.sha256(self.archives["bg"][position]).digest()].append(number)
+        return [sorted(group) for group in groups.values() if len(group) > 1]
+
+    def digests(self) -> dict[str, str]:
+        """SHA-256 of each archive's central directory, by the archive's name."""
+        return {stem: archive.digest() for stem, archive in self.archives.items()}
+
+    def sample_name(self, row: int) -> str:
+        """The composite's member name, which names the sample."""
+        return self.archives["fg_bg"].names[int(self._positions["fg_bg"][row])]
+
+    def extractall(self) -> None:
+        """Unpack the four archives below `root`. Training does not need it."""
+        for archive in self.archives.values():
+            archive.extract(self.root)
+
+    @staticmethod
+    def apply_on_batch(
+        batch: Mapping[str, Any], apply_func: Callable[[Any], Any]
+    ) -> dict[str, Any]:
+        """A new batch with `apply_func` called on each value of `batch`."""
+        return {key: apply_func(value) for key, value in batch.items()}
+
+    @staticmethod
+    def plot_sample(sample: Mapping[str, Tensor]) -> Figure:
+        """One item's four pictures in a row."""
+        return figures.plot_sample(sample)
+
+    @staticmethod
+    def plot4_batch(batch: Mapping[str, Tensor]) -> Figure:
+        """The first four samples of a batch, a row each."""
+        return figures.plot4_batch(batch)
+
+    @staticmethod
+    def plot_results(batch: Mapping[str, Tensor]) -> Figure:
+        """The first eight samples of a batch with `pred_mask` and `pred_depth`, a row each."""
+        return figures.plot_results(batch)
+
+    def _table(self, stem: str) -> dict[str, NDArray[np.int64]]:
+        """Columns index, bg, fg and position in the archive, in the order of the index."""
+        rows = [
+            (member.index, member.bg, member.fg, position)
+            for position, name in enumerate(self.archives[stem].names)
+            if (member := parse_member(name))
+        ]
+        if not rows:
+            raise DataError(f"{self.paths[stem]} has no member whose name is that of a sample")
+        columns = np.array(rows, dtype=np.int64).T
+        columns = columns[:, np.argsort(columns[0], kind="stable")]
+        doubled = np.flatnonzero(columns[0, 1:] == columns[0, :-1])
+        if doubled.size:
+            at = columns[3, doubled[0] : doubled[0] + 2]
+            first, second = (self.archives[stem].names[int(position)] for position in at)
+            raise DataError(
+                f"{self.paths[stem]} has two members for one sample, {first} and {second}; "
+                f"make the archive again"
+            )
+        return dict(zip(("index", "bg", "fg", "position"), columns, strict=True))
+
+    def _check_pairs(self, tables: Mapping[str, Mapping[str, NDArray[np.int64]]]) -> None:
+        """Every sample of one archive is in the others, with the same background and cut-out."""
+        for stem in SAMPLE_ARCHIVES[1:]:
+            for here, there in ((stem, "fg_bg"), ("fg_bg", stem)):
+                table = tables[there]
+                missing = np.flatnonzero(~np.isin(table["index"], tables[here]["index"]))
+                if missing.size:
+                    at = int(missing[0])
+                    raise DataError(self._missing(here, there, table, at, missing.size))
+            for column in ("bg", "fg"):
+                differ = np.flatnonzero(tables[stem][column] != tables["fg_bg"][column])
+                if differ.size:
+                    position = int(tables[stem]["position"][differ[0]])
+                    raise DataError(
+                        f"{self.paths[stem]}: {self.archives[stem].names[position]} has the sample "
+                        f"index of another {column} in fg_bg; the two archives are not of one set"
+                    )
+
+    def _missing(
+        self, here: str, there: str, table: Mapping[str, NDArray[np.int64]], at: int, count: int
+    ) -> str:
+        member = Member(int(table["fg"][at]), int(table["bg"][at]), int(table["index"][at]))
+        ending = ".jpg" if here == "fg_bg" else ".png"
+        more = f" (and {count - 1} more)" if count > 1 else ""
+        partner = self.archives[there].names[int(table["position"][at])]
+        return (
+            f"{self.paths[here]} has no member {sample_member(here, member, ending)}{more} to go "
+            f"with {partner} of {self.paths[there].name}; run the stage that writes it again"
+        )
+
+    def _background_positions(self) -> dict[int, int]:
+        positions: dict[int, int] = {}
+        for position, name in enumerate(self.archives["bg"].names):
+            kind, number = parse_picture(name) or ("", -1)
+            if kind != "bg":
+                continue
+            if number in positions:
+                raise DataError(f"{self.paths['bg']} has two members for background {number}")
+            positions[number] = position
+        for number in np.unique(self.backgrounds):
+            if int(number) not in positions:
+                raise DataError(
+                    f"{self.paths['bg']} has no member bg/bg_{number:03d}.jpg, which "
+                    f"{self.paths['fg_bg'].name} was made with"
+                )
+        return positions
+
+    def _background(self, number: int) -> NDArray[np.uint8]:
+        picture = self._bg_pictures.get(number)
+        if picture is None:
+            position = self._bg_positions[number]
+            name = f"{self.paths['bg']}: {self.archives['bg'].names[position]}"
+            picture = decode(self.archives["bg"][position], "RGB", name=name)
+            self._check_size(picture, name)
+            self._bg_pictures[number] = picture
+        return picture
+
+    def _decode(self, stem: str, row: int) -> NDArray[Any]:
+        position = int(self._positions[stem][row])
+        archive = self.archives[stem]
+        name = f"{self.paths[stem]}: {archive.names[position]}"
+        if stem == "depth_fg_bg":
+            picture = decode_depth(archive[position], name=name)
+        else:
+            picture = decode(archive[position], "RGB" if stem == "fg_bg" else "L", name=name)
+        self._check_size(picture, name)
+        return picture
+
+    def _check_size(self, picture: NDArray[Any], name: str) -> None:
+        height, width = picture.shape[:2]
+        if (height, width) != (getattr(self, "height", height), getattr(self, "width", width)):
+            raise DataError(
+                f"{name} is {height} x {width}, but the backgrounds are {self.height} x "
+                f"{self.width}; the archives are not of one set"
+            )
+
+
+def _find_archives(folder: Path, suffix: str | None) -> dict[str, Path]:
+    """Paths of the four archives of the first variant that is there."""
+    for variant in SUFFIXES if suffix is None else (suffix,):
+        paths = {stem: folder / f"{stem}{variant}.zip" for stem in ARCHIVES}
+        missing = [path for path in paths.values() if not _exists(path)]
+        if not missing:
+            return paths
+        if suffix is not None or len(missing) < len(paths):
+            names = ", ".join(path.name for path in missing)
+            raise DataError(f"{folder} has no {names}; run the stages that write them first")
+    raise DataError(
+        f"{folder} has neither fg_bg.zip nor fg_bg_small.zip; name the folder of the archives in "
+        f"dataset.zip_dir, or make them first"
+    )
+
+
+def _exists(path: Path) -> bool:
+    return path.exists() or any(path.parent.glob(f"{path.stem}-*-of-*{path.suffix}"))
