@@ -35,6 +35,18 @@ _BILEVEL = bytes((1, 0, 0, 0, 0))  # IHDR: 1 bit, grey, deflate, standard filter
 _MASK_ZLIB_LEVEL = 2
 # Pillow's modes for 16-bit grey; its own conversion from them to "L" clips instead of scaling.
 _WIDE_GREY = ("I", "I;16", "I;16B", "I;16L", "I;16N")
+# The formats read, and the suffix of each. Pillow knows more, and some of those run other programs
+# (EPS) or take any bytes (TGA). AVIF is last: a Pillow without it stumbles there.
+_SUFFIXES = {
+    "JPEG": ".jpg",
+    "PNG": ".png",
+    "WEBP": ".webp",
+    "GIF": ".gif",
+    "BMP": ".bmp",
+    "TIFF": ".tif",
+    "PPM": ".ppm",
+    "AVIF": ".avif",
+}
 _RESAMPLING = {"bicubic": Image.Resampling.BICUBIC, "nearest": Image.Resampling.NEAREST}
 
 
@@ -49,6 +61,14 @@ _IDAT_AT = 8 + 25  # after the signature and the IHDR chunk
 
 class ImageError(DepthgenError):
     """A picture that cannot be read or is refused; the message names it."""
+
+
+class NotAPictureError(ImageError):
+    """A file that is no picture, or of a format that is not read here."""
+
+
+class TooLargeError(ImageError):
+    """More bytes or pixels than the limit; nothing was decoded."""
 
 
 def decode(
@@ -114,21 +134,22 @@ def _decode_plain_mask(data: bytes, max_pixels: int) -> NDArray[np.uint8] | None
 def _open(data: Data, name: str, max_pixels: int) -> Image.Image:
     view = memoryview(data)
     if view.nbytes > MAX_BYTES:
-        raise ImageError(f"{name} has {view.nbytes} bytes; at most {MAX_BYTES} are read")
+        raise TooLargeError(f"{name} has {view.nbytes} bytes; at most {MAX_BYTES} are read")
     if not view.nbytes:
-        raise ImageError(f"{name} is empty")
+        raise NotAPictureError(f"{name} is empty")
     try:
         with warnings.catch_warnings():
             # Its bomb warning is ours to judge, with our own limit; others tell of broken metadata.
             warnings.simplefilter("ignore")
-            picture = Image.open(io.BytesIO(view))
+            picture = Image.open(io.BytesIO(view), formats=tuple(_SUFFIXES))
     except Image.DecompressionBombError as error:
-        raise ImageError(f"{name} has too many pixels; at most {max_pixels} are read") from error
+        raise TooLargeError(f"{name} has too many pixels; at most {max_pixels} are read") from error
     except Exception as error:  # Pillow's plug-ins raise almost anything on a broken header
-        raise ImageError(f"{name} is not a picture, or its header is broken") from error
+        message = f"{name} is not a picture, or its header is broken"
+        raise NotAPictureError(message) from error
     width, height = picture.size
     if width * height > max_pixels:
-        raise ImageError(
+        raise TooLargeError(
             f"{name} has {width} × {height} pixels; at most {max_pixels} in all are read"
         )
     return picture
@@ -162,6 +183,12 @@ def size_of(data: Data, *, name: str = "picture", max_pixels: int = MAX_PIXELS) 
     width, height = picture.size
     # EXIF orientations 5 to 8 lie on their side.
     return (height, width) if picture.getexif().get(0x0112, 1) >= 5 else (width, height)
+
+
+def suffix_of(data: Data, *, name: str = "picture", max_pixels: int = MAX_PIXELS) -> str:
+    """The file suffix of the format that the bytes really have, `.jpg`. Raises `ImageError`."""
+    # A JPEG of several pictures calls itself MPO; it is read as the first of them.
+    return _SUFFIXES.get(_open(data, name, max_pixels).format or "", ".jpg")
 
 
 def has_alpha(data: Data, *, name: str = "picture") -> bool:

@@ -146,6 +146,22 @@ def open_stage(
         yield Run(workspace, earlier, tuple(outputs))
 
 
+@contextmanager
+def open_adding_stage(
+    workspace: Workspace, stage: str, settings: Mapping[str, Any], outputs: Sequence[Path] = ()
+) -> Iterator[Run]:
+    """Hold the lock for a stage that only adds, or replaces its one result whole.
+
+    Such a stage goes by what it finds, not by its manifest, so this refuses no difference: the
+    manifest tells of the last run. Raises `StageError` if another process holds the lock.
+    """
+    with hold_lock(workspace.lock):
+        manifest = Manifest(stage, json.loads(json.dumps(settings)), {}, started=_now())
+        manifest.versions = _versions()
+        manifest.write(workspace.manifest(stage))
+        yield Run(workspace, manifest, tuple(outputs))
+
+
 def _refuse_strangers(stage: str, outputs: Sequence[Path]) -> None:
     for path in _traces(outputs):
         raise StageError(
