@@ -32,7 +32,7 @@ MAX_PIXELS = 64_000_000
 MAX_BYTES = 256 * 2**20
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _BILEVEL = bytes((1, 0, 0, 0, 0))  # IHDR: 1 bit, grey, deflate, standard filters, no interlace
-_MASK_ZLIB_LEVEL = 2
+_MASK_ZLIB_LEVEL = 3
 # Pillow's modes for 16-bit grey; its own conversion from them to "L" clips instead of scaling.
 _WIDE_GREY = ("I", "I;16", "I;16B", "I;16L", "I;16N")
 # The formats read, and the suffix of each. Pillow knows more, and some of those run other programs
@@ -225,6 +225,19 @@ def encode_jpeg(rgb: NDArray[np.uint8], quality: int) -> bytes:
             np.ascontiguousarray(rgb[:, :, None]), quality, "GRAY", "Gray"
         )
     return simplejpeg.encode_jpeg(np.ascontiguousarray(rgb), quality, "RGB", "420")
+
+
+def encode_jpeg_rows(bgr: NDArray[np.uint8], quality: int) -> bytes:
+    """Encode (H, W, 3) in BGR order at 4:2:0, a restart marker after each row of blocks.
+
+    OpenCV is the one encoder at hand that can set the markers; it wants BGR.
+    """
+    blocks = -(-bgr.shape[1] // 16)
+    options = (cv2.IMWRITE_JPEG_QUALITY, quality, cv2.IMWRITE_JPEG_RST_INTERVAL, blocks)
+    done, encoded = cv2.imencode(".jpg", bgr, options)
+    if not done:
+        raise ImageError(f"OpenCV could not encode an array of shape {bgr.shape}")
+    return encoded.tobytes()
 
 
 def encode_png(array: NDArray[Any]) -> bytes:

@@ -12,6 +12,7 @@ import json
 import logging
 import re
 import time
+from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
@@ -23,12 +24,13 @@ from depthgen.files import write_atomically
 from depthgen.lock import hold_lock
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
     from depthgen.workspace import Workspace
 
-    Progress = Callable[[int, int], None]
+# Called with (samples done, samples in all), now and then.
+Progress = Callable[[int, int], None]
 
 _log = logging.getLogger(__name__)
 _LIBRARIES = ("numpy", "opencv-python-headless", "pillow", "simplejpeg")
@@ -204,12 +206,20 @@ def _traces(outputs: Sequence[Path]) -> list[Path]:
     return sorted(set(traces))
 
 
-def archive_digest(workspace: Workspace, name: str, made_by: str) -> str:
-    """The digest of an archive that a stage reads; `made_by` is the command that makes it."""
+def require_archive(workspace: Workspace, name: str, made_by: str) -> Path:
+    """The path of an archive that a stage reads; `made_by` is the command that makes it.
+
+    Raises `StageError` if neither it nor shards of it are there.
+    """
     path = workspace.archive(name)
     if not path.exists() and not list(path.parent.glob(f"{path.stem}-*-of-*.zip")):
         raise StageError(f"{path} is missing; run `depthgen {made_by}` first")
-    with Archive.open(path) as archive:
+    return path
+
+
+def archive_digest(workspace: Workspace, name: str, made_by: str) -> str:
+    """The digest of an archive that a stage reads."""
+    with Archive.open(require_archive(workspace, name, made_by)) as archive:
         return archive.digest()
 
 

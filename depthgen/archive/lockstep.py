@@ -75,6 +75,12 @@ class Lockstep:
             if writer is not None:
                 writer.commit()
 
+    def close(self) -> None:
+        """Close the archives, in the order given; nothing happens to those that are closed."""
+        for writer in self._writers:
+            if writer is not None:
+                writer.close()
+
     def __enter__(self) -> Self:
         return self
 
@@ -85,9 +91,7 @@ class Lockstep:
         traceback: TracebackType | None,
     ) -> None:
         if kind is None:
-            for writer in self._writers:
-                if writer is not None:
-                    writer.close()
+            self.close()
         self._stack.__exit__(kind, error, traceback)
 
 

@@ -1,0 +1,78 @@
+"""Filling archives from workers: the loop that every archive-making stage runs.
+
+The one rule: units of work are made in any order and written in theirs, so that the bytes do not
+depend on who worked, or on how often it was stopped.
+"""
+
+from __future__ import annotations
+
+import time
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from depthgen.archive import Entry, Lockstep
+from depthgen.workers import ordered_map
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from depthgen.stage import Progress
+
+# A power cut loses at most this much work (a kill loses less: the system still has the bytes).
+_COMMIT_EVERY_S = 10.0
+
+
+@dataclass(frozen=True)
+class Part:
+    """Archives that grow in step, and the units of work that fill them.
+
+    counts: for each archive, the members that each unit adds. samples: what each unit is worth to
+    the progress.
+    """
+
+    paths: Sequence[Path]
+    items: Sequence[Any]
+    counts: Sequence[Sequence[int]]
+    samples: Sequence[int]
+
+
+def produce(
+    parts: Sequence[Part],
+    work: Callable[[Any], Sequence[Sequence[Entry]]],
+    workers: int,
+    describe: Callable[[Any], str],
+    progress: Progress,
+    commit_each: bool = False,
+) -> None:
+    """Make whatever is missing of `parts`; `work` turns an item into one block for each archive.
+
+    commit_each: sync after every unit, instead of every few seconds.
+    """
+    total = sum(sum(part.samples) for part in parts)
+    with ExitStack() as stack:
+        locksteps = [stack.enter_context(Lockstep(part.paths, part.counts)) for part in parts]
+        done = sum(
+            sum(part.samples[: lockstep.start])
+            for part, lockstep in zip(parts, locksteps, strict=True)
+        )
+        progress(done, total)
+        missing = [
+            item
+            for part, lockstep in zip(parts, locksteps, strict=True)
+            for item in part.items[lockstep.start :]
+        ]
+        results = stack.enter_context(
+            ordered_map(work, missing, max(1, min(workers, len(missing))), describe)
+        )
+        synced = time.monotonic()
+        for part, lockstep in zip(parts, locksteps, strict=True):
+            for samples in part.samples[lockstep.start :]:
+                lockstep.append(next(results))
+                done += samples
+                progress(done, total)
+                if commit_each or time.monotonic() - synced > _COMMIT_EVERY_S:
+                    lockstep.commit()
+                    synced = time.monotonic()
+            lockstep.close()
