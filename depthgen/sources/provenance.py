@@ -1,0 +1,113 @@
+"""Where every picture came from: `sources.jsonl`, one line of JSON a picture seen.
+
+The one rule: lines are only ever added, each synced to the disk before the next picture is looked
+at; a line torn by a kill is dropped by the next reader and cut off by the next writer.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Literal
+
+from depthgen.errors import StageError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+    from types import TracebackType
+    from typing import Self
+
+    from depthgen.workspace import Kind
+
+
+@dataclass(frozen=True)
+class Sighting:
+    """One picture that a source offered, and what became of it.
+
+    source: `folder`, `bing`, …  origin: its absolute path, or its URL. name: what to call it.
+    time: UTC, ISO 8601. sha256: hex, of the file's bytes; empty where they were not read.
+    width, height: pixels as shown, 0 where unknown. reason: why it was refused, else empty.
+    file: the copy, relative to the folder of this file; duplicate_of: an earlier copy of the same
+    bytes. depth_origin, depth_file: the depth map that came with it; depth_problem: why that was
+    left out.
+    """
+
+    kind: Kind
+    source: str
+    origin: str
+    name: str
+    time: str
+    sha256: str
+    width: int
+    height: int
+    bytes: int
+    verdict: Literal["kept", "refused"]
+    reason: str = ""
+    file: str = ""
+    duplicate_of: str = ""
+    depth_origin: str = ""
+    depth_file: str = ""
+    depth_problem: str = ""
+
+
+def read_provenance(path: Path) -> list[Sighting]:
+    """Every whole line of `path`, none if there is no such file.
+
+    Keys of other sources are ignored. Raises `StageError` naming the line that is damaged.
+    """
+    try:
+        lines = path.read_bytes().split(b"\n")
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise StageError(f"cannot read {path}: {error.strerror}") from error
+    # What follows the last newline is empty, or a line whose writing was cut short.
+    return [_parse(line, f"{path}, line {at}") for at, line in enumerate(lines[:-1], 1) if line]
+
+
+def _parse(line: bytes, where: str) -> Sighting:
+    known = {field.name for field in fields(Sighting)}
+    try:
+        values = json.loads(line)
+        return Sighting(**{key: value for key, value in values.items() if key in known})
+    except (ValueError, TypeError, AttributeError) as error:
+        raise StageError(f"{where} is not provenance ({error}); mend it or move it away") from error
+
+
+class ProvenanceWriter:
+    """Adds lines to `path`, after cutting off a torn last one. Raises `StageError`."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            whole = path.read_bytes().rfind(b"\n") + 1 if path.exists() else 0
+            self._stream = path.open("ab")
+            self._stream.truncate(whole)
+        except OSError as error:
+            raise StageError(f"cannot write {path}: {error.strerror}") from error
+
+    def add(self, sighting: Sighting) -> None:
+        """Append one line and sync it. Fields without a value are left out."""
+        values = {key: value for key, value in vars(sighting).items() if value != ""}
+        values.setdefault("sha256", "")
+        # Escaped: a file name need not be valid UTF-8.
+        line = json.dumps(values) + "\n"
+        try:
+            self._stream.write(line.encode("ascii"))
+            self._stream.flush()
+            os.fsync(self._stream.fileno())
+        except OSError as error:
+            raise StageError(f"cannot write {self._path}: {error.strerror}") from error
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._stream.close()

@@ -1,0 +1,311 @@
+"""Taking pictures from a folder: what is let in, what is refused, what is written down."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import struct
+import zlib
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from depthgen.errors import OptionsError, StageError
+from depthgen.images import decode
+from depthgen.sources.crawl import CrawlOptions, run
+from depthgen.sources.provenance import read_provenance
+from depthgen.workspace import Workspace
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+Pictures = dict[str, bytes]
+
+
+def encoded(picture: Image.Image, kind: str = "PNG", **options: object) -> bytes:
+    stream = io.BytesIO()
+    picture.save(stream, kind, **options)
+    return stream.getvalue()
+
+
+def scene(seed: int = 0, size: tuple[int, int] = (48, 40)) -> Image.Image:
+    pixels = np.random.default_rng(seed).integers(0, 256, (*size[::-1], 3), np.uint8)
+    return Image.fromarray(pixels)
+
+
+def cutout(seed: int = 0, size: int = 64) -> Image.Image:
+    picture = scene(seed, (size, size)).convert("RGBA")
+    y, x = np.mgrid[:size, :size] - size / 2
+    picture.putalpha(Image.fromarray(((x**2 + y**2 < (size / 3) ** 2) * 255).astype(np.uint8)))
+    return picture
+
+
+def with_alpha(alpha: np.ndarray) -> bytes:
+    picture = scene(0, alpha.shape[::-1]).convert("RGBA")
+    picture.putalpha(Image.fromarray(alpha.astype(np.uint8)))
+    return encoded(picture)
+
+
+def png_claiming(width: int, height: int) -> bytes:
+    header = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    body = struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header))
+    return b"\x89PNG\r\n\x1a\n" + body + b"\0\0\0\4IDATabcd\0\0\0\0"
+
+
+def folder_of(path: Path, pictures: Pictures) -> Path:
+    path.mkdir(exist_ok=True)
+    for name, data in pictures.items():
+        (path / name).write_bytes(data)
+    return path
+
+
+def reasons(workspace: Workspace) -> dict[str, str]:
+    return {each.name: each.reason for each in read_provenance(workspace.provenance)}
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Workspace:
+    return Workspace(tmp_path / "w")
+
+
+def test_pictures_are_numbered_by_sorted_name_and_copied_byte_for_byte(
+    workspace: Workspace, tmp_path: Path
+) -> None:
+    pictures = {"b.jpg": encoded(scene(1), "JPEG"), "a.jpeg": encoded(scene(2)), ".hidden": b"x"}
+    origin = folder_of(tmp_path / "in", pictures)
+    summary = run(workspace, CrawlOptions(origin=origin))
+    folder = workspace.sources("bg")
+    assert (folder / "bg_000.png").read_bytes() == pictures["a.jpeg"]
+    assert (folder / "bg_001.jpg").read_bytes() == pictures["b.jpg"]
+    assert summary.counts["total"] == 2
+    first = read_provenance(workspace.provenance)[0]
+    assert first.origin == str(origin / "a.jpeg")
+    assert first.file == "bg/bg_000.png"
+    assert first.sha256 == hashlib.sha256(pictures["a.jpeg"]).hexdigest()
+    assert (first.width, first.height, first.bytes) == (48, 40, len(pictures["a.jpeg"]))
+
+
+def test_each_bad_background_is_refused_with_its_reason_and_the_rest_goes_on(
+    workspace: Workspace, tmp_path: Path
+) -> None:
+    whole = encoded(scene(0, (200, 200)), "JPEG")
+    origin = folder_of(
+        tmp_path / "in",
+        {
+            "cut.jpg": whole[: len(whole) // 2],
+            "dot.png": encoded(scene(0, (1, 1))),
+            "empty.png": b"",
+            "good.jpg": whole,
+            "huge.png": png_claiming(30_000, 30_000),
+            "large.png": png_claiming(9_000, 9_000),
+            "script.png": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 99 99\nshowpage\n",
+            "text.png": b"this is no picture\n" * 100,
+        },
+    )
+    summary = run(workspace, CrawlOptions(origin=origin))
+    assert summary.counts["added"] == 1
+    assert reasons(workspace) == {
+        "cut.jpg": "damaged",
+        "dot.png": "too small",
+        "empty.png": "not a picture",
+        "good.jpg": "",
+        "huge.png": "too large",
+        "large.png": "too large",
+        "script.png": "not a picture",
+        "text.png": "not a picture",
+    }
+
+
+def test_a_cut_out_needs_real_transparency(workspace: Workspace, tmp_path: Path) -> None:
+    clear = np.zeros((64, 64))
+    frame, faint, square = clear.copy(), clear.copy(), clear.copy()
+    square[10:50, 5:60] = 255
+    frame[:] = 255
+    faint[np.tril_indices(64)] = 20
+    origin = folder_of(
+        tmp_path / "in",
+        {
+            "clear.png": with_alpha(clear),
+            "faint.png": with_alpha(faint),
+            "good.png": encoded(cutout()),
+            "jpeg.jpg": encoded(scene(0, (64, 64)), "JPEG"),
+            "opaque.png": with_alpha(frame),
+            "square.png": with_alpha(square),
+        },
+    )
+    run(workspace, CrawlOptions(kind="fg", origin=origin))
+    assert reasons(workspace) == {
+        "clear.png": "fully transparent",
+        "faint.png": "nothing opaque",
+        "good.png": "",
+        "jpeg.jpg": "no transparency",
+        "opaque.png": "no transparency",
+        "square.png": "a rectangle in a frame",
+    }
+
+
+def test_unusual_backgrounds_are_taken(workspace: Workspace, tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    wide = (np.arange(64 * 48, dtype=np.uint16) * 20).reshape(48, 64)
+    origin = folder_of(
+        tmp_path / "in",
+        {
+            "cmyk.jpg": encoded(scene().convert("CMYK"), "JPEG"),
+            "deep.png": encoded(Image.fromarray(wide)),
+            "grey_alpha.png": encoded(scene().convert("LA")),
+            "palette.png": encoded(scene().convert("P"), transparency=0),
+            "rotated.jpg": encoded(scene(), "JPEG", exif=exif),
+        },
+    )
+    assert run(workspace, CrawlOptions(origin=origin)).counts["added"] == 5
+    rotated = next(
+        each for each in read_provenance(workspace.provenance) if each.name == "rotated.jpg"
+    )
+    assert (rotated.width, rotated.height) == (40, 48)
+
+
+def test_a_palette_cut_out_with_transparency_is_taken(workspace: Workspace, tmp_path: Path) -> None:
+    palette = Image.fromarray(np.array(cutout())[:, :, 3] // 255).convert("P")
+    grey = cutout().convert("LA")
+    origin = folder_of(
+        tmp_path / "in", {"p.png": encoded(palette, transparency=0), "la.png": encoded(grey)}
+    )
+    assert run(workspace, CrawlOptions(kind="fg", origin=origin)).counts["added"] == 2
+
+
+def test_a_second_run_adds_only_what_is_new(workspace: Workspace, tmp_path: Path) -> None:
+    origin = folder_of(tmp_path / "in", {"a.png": encoded(scene(1)), "x.png": b"no"})
+    run(workspace, CrawlOptions(origin=origin))
+    before = workspace.provenance.read_bytes()
+    assert run(workspace, CrawlOptions(origin=origin)).counts["added"] == 0
+    assert workspace.provenance.read_bytes() == before
+    folder_of(origin, {"0.png": encoded(scene(2))})
+    assert run(workspace, CrawlOptions(origin=origin)).counts == {
+        "offered": 3,
+        "added": 1,
+        "refused": 1,
+        "total": 2,
+    }
+    assert (workspace.sources("bg") / "bg_001.png").read_bytes() == encoded(scene(2))
+
+
+def test_count_includes_what_earlier_runs_took(workspace: Workspace, tmp_path: Path) -> None:
+    origin = folder_of(tmp_path / "in", {f"{n}.png": encoded(scene(n)) for n in range(4)})
+    for count, added in ((2, 2), (2, 0), (3, 1)):
+        assert run(workspace, CrawlOptions(origin=origin, count=count)).counts["added"] == added
+
+
+def test_fewer_than_asked_is_an_error_with_counts_and_the_good_ones_stay(
+    workspace: Workspace, tmp_path: Path
+) -> None:
+    origin = folder_of(tmp_path / "in", {"a.png": encoded(scene(1)), "x.png": b"no"})
+    with pytest.raises(StageError, match=r"gave 1 of the 5 .*1 not a picture.*--count 1"):
+        run(workspace, CrawlOptions(origin=origin, count=5))
+    assert (workspace.sources("bg") / "bg_000.png").exists()
+
+
+def test_none_at_all_is_an_error(workspace: Workspace, tmp_path: Path) -> None:
+    origin = folder_of(tmp_path / "in", {})
+    with pytest.raises(StageError, match="holds no file"):
+        run(workspace, CrawlOptions(origin=origin))
+    with pytest.raises(StageError, match="not a folder"):
+        run(workspace, CrawlOptions(origin=origin / "missing"))
+    folder_of(origin, {"x.png": b"no"})
+    with pytest.raises(StageError, match="gave 0"):
+        run(workspace, CrawlOptions(origin=origin))
+
+
+def test_duplicates_are_kept_and_linked_across_runs(workspace: Workspace, tmp_path: Path) -> None:
+    data = encoded(scene())
+    run(workspace, CrawlOptions(origin=folder_of(tmp_path / "in", {"a.png": data, "b.png": data})))
+    summary = run(workspace, CrawlOptions(origin=folder_of(tmp_path / "two", {"c.png": data})))
+    links = [(each.file, each.duplicate_of) for each in read_provenance(workspace.provenance)]
+    assert links == [
+        ("bg/bg_000.png", ""),
+        ("bg/bg_001.png", "bg/bg_000.png"),
+        ("bg/bg_002.png", "bg/bg_000.png"),
+    ]
+    assert "same bytes" in summary.notes[0]
+
+
+def test_dedupe_drops_duplicates(workspace: Workspace, tmp_path: Path) -> None:
+    data = encoded(scene())
+    origin = folder_of(tmp_path / "in", {"a.png": data, "b.png": data})
+    assert run(workspace, CrawlOptions(origin=origin, dedupe=True)).counts["total"] == 1
+    assert reasons(workspace)["b.png"] == "duplicate"
+
+
+def test_a_kill_between_copy_and_line_loses_and_doubles_nothing(
+    workspace: Workspace, tmp_path: Path
+) -> None:
+    origin = folder_of(tmp_path / "in", {f"{n}.png": encoded(scene(n)) for n in range(3)})
+    run(workspace, CrawlOptions(origin=origin))
+    lines = workspace.provenance.read_bytes().splitlines(keepends=True)
+    workspace.provenance.write_bytes(lines[0] + lines[1] + lines[2][:25])
+    assert len(read_provenance(workspace.provenance)) == 2
+    assert run(workspace, CrawlOptions(origin=origin)).counts["total"] == 3
+    files = [each.file for each in read_provenance(workspace.provenance)]
+    assert files == ["bg/bg_000.png", "bg/bg_001.png", "bg/bg_002.png"]
+
+
+def test_a_lost_copy_comes_back_under_its_number(workspace: Workspace, tmp_path: Path) -> None:
+    origin = folder_of(tmp_path / "in", {f"{n}.png": encoded(scene(n)) for n in range(2)})
+    run(workspace, CrawlOptions(origin=origin))
+    (workspace.sources("bg") / "bg_000.png").unlink()
+    assert run(workspace, CrawlOptions(origin=origin)).counts["total"] == 2
+    assert (workspace.sources("bg") / "bg_000.png").read_bytes() == encoded(scene(0))
+
+
+def test_a_background_brings_its_depth(workspace: Workspace, tmp_path: Path) -> None:
+    origin = folder_of(
+        tmp_path / "in", {f"{name}.jpg": encoded(scene(7), "JPEG") for name in "abcd"}
+    )
+    depth = encoded(Image.fromarray(np.full((40, 48), 2500, np.uint16)))
+    stream = io.BytesIO()
+    np.save(stream, np.full((40, 48), 2.5, np.float32))
+    maps = {"a.png": depth, "b.npy": stream.getvalue(), "c.png": encoded(scene(1))}
+    options = CrawlOptions(origin=origin, depth_origin=folder_of(tmp_path / "depth", maps))
+    summary = run(workspace, options)
+    folder = workspace.sources("bg_depth")
+    assert sorted(path.name for path in folder.iterdir()) == ["bg_000.png", "bg_001.npy"]
+    assert (folder / "bg_000.png").read_bytes() == depth
+    assert any("kept without its depth" in note for note in summary.notes)
+    assert [each.depth_file for each in read_provenance(workspace.provenance)] == [
+        "bg_depth/bg_000.png",
+        "bg_depth/bg_001.npy",
+        "",
+        "",
+    ]
+
+
+def test_options_that_make_no_sense_are_refused(tmp_path: Path) -> None:
+    for values in (
+        {"source": "gopher"},
+        {"origin": None},
+        {"kind": "both"},
+        {"count": 0},
+        {"kind": "fg", "depth_origin": tmp_path},
+    ):
+        with pytest.raises(OptionsError):
+            CrawlOptions(**({"origin": tmp_path} | values))  # type: ignore[arg-type]
+    with pytest.raises(OptionsError, match="folder"):
+        CrawlOptions(source="gopher")
+
+
+@pytest.mark.realdata
+@pytest.mark.parametrize("kind", ["fg", "bg"])
+def test_all_real_pictures_are_let_in(workspace: Workspace, realdata: Path, kind: str) -> None:
+    options = CrawlOptions(kind=kind, origin=realdata / kind, count=100)
+    assert run(workspace, options).counts["refused"] == 0
+    twins = [each for each in read_provenance(workspace.provenance) if each.duplicate_of]
+    assert len(twins) == (1 if kind == "bg" else 0)
+
+
+def test_what_is_kept_decodes(workspace: Workspace, tmp_path: Path) -> None:
+    origin = folder_of(tmp_path / "in", {"a.png": encoded(cutout())})
+    run(workspace, CrawlOptions(kind="fg", origin=origin))
+    pixels = decode((workspace.sources("fg") / "fg_000.png").read_bytes(), "RGBA")
+    assert np.array_equal(pixels, np.array(cutout()))
