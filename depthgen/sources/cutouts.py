@@ -29,14 +29,15 @@ if TYPE_CHECKING:
 EDGE_SAMPLES, SOLID_SAMPLES = 4, 3
 _MARGIN_PX = 1.5
 _COARSE = 8
-_REGION = 32
+_REGION = 64
 
 
 @dataclass(frozen=True)
 class View:
     """A camera looking at a thing through a window of `height` x `width` pixels.
 
-    `left` and `top` are the window's corner, `pitch` a pixel's side, all at distance one.
+    All of the thing lies between `near` and `far` metres from `place`. `left` and `top` are the
+    window's corner and `pitch` a pixel's side, all three at distance one.
     """
 
     place: Floats
@@ -46,6 +47,8 @@ class View:
     pitch: float
     height: int
     width: int
+    near: float
+    far: float
 
     def rays(self, column: Floats, row: Floats) -> Floats:
         """Unit directions (3, ...) through places in pixels from the window's corner."""
@@ -84,7 +87,8 @@ def look_at(rng: Random, points: Floats, radii: Floats, size: int, yaw: float) -
     reach = float(np.linalg.norm(high - low)) / 2
     rise = float(rng.uniform(0.02, 0.34))
     forward = np.array([np.sin(yaw) * np.cos(rise), np.cos(yaw) * np.cos(rise), -np.sin(rise)])
-    place = middle - forward * reach * float(rng.uniform(3.2, 5.5))
+    away = reach * float(rng.uniform(3.2, 5.5))
+    place = middle - forward * away
     right = np.array([np.cos(yaw), -np.sin(yaw), 0.0])
     axes = np.stack([right, np.cross(right, forward), forward])
     across, up, depth = axes @ (points - place[:, None])
@@ -96,7 +100,8 @@ def look_at(rng: Random, points: Floats, radii: Floats, size: int, yaw: float) -
     width = min(size, int(np.ceil((x1 - x0) / pitch + 2 * _MARGIN_PX)))
     height = min(size, int(np.ceil((y1 - y0) / pitch + 2 * _MARGIN_PX)))
     left, top = (x0 + x1 - width * pitch) / 2, (y0 + y1 + height * pitch) / 2
-    return View(place, axes, float(left), float(top), pitch, height, width)
+    near, far = away - 1.1 * reach, away + 1.1 * reach
+    return View(place, axes, float(left), float(top), pitch, height, width, near, far)
 
 
 def _corners(scene: Scene) -> tuple[Floats, Floats]:
@@ -187,12 +192,8 @@ def _march(
     for region in regions:
         at = region.holds(row, column)
         way = view.rays(column[at], row[at])
-        t[at], met[at] = region.body.march(place, way, start[at], _stop(view), view.pitch * 0.25)
+        t[at], met[at] = region.body.march(place, way, start[at], view.far, view.pitch * 0.25)
     return t, met
-
-
-def _stop(view: View) -> float:
-    return float(np.linalg.norm(view.place)) * 1.6 + 1.0
 
 
 def _approach(body: Body, view: View) -> tuple[NDArray[np.bool_], Floats]:
@@ -204,8 +205,8 @@ def _approach(body: Body, view: View) -> tuple[NDArray[np.bool_], Floats]:
     t, met = body.march(
         view.place.astype(np.float32),
         way,
-        np.full(way.shape[1], 0.05, np.float32),
-        _stop(view),
+        np.full(way.shape[1], view.near, np.float32),
+        view.far,
         cone,
     )
     shape = (slice(view.height), slice(view.width))

@@ -130,7 +130,8 @@ def _outside(room: Room, panel: Panel, direction: Floats) -> Floats:
     x, y, z = direction
     across = x if abs(panel.normal[1]) > 0.5 else y
     flat = np.sqrt(x * x + y * y) + 1e-6
-    rise, bearing = z / flat, across / flat
+    # Every room has its own garden.
+    rise, bearing = z / flat, across / flat + np.float32(room.size[1] * 9)
     crown = 0.16 * noise(bearing * 5 + 9, 0 * bearing) + 0.12 * noise(bearing * 14, 0 * bearing + 2)
     leaves = 0.5 + 0.9 * noise(bearing * 40, rise * 40)
     green = np.array([[0.42], [0.55], [0.30]]) * leaves

@@ -92,9 +92,9 @@ class Scene:
         """The nearest solid along each ray; `origin` and `direction` are (3, tiles, rays)."""
         t = np.full(origin.shape[1:], np.inf, dtype=origin.dtype)
         index = np.full(origin.shape[1:], -1, dtype=np.int64)
-        near = self._candidates(origin, direction, t_max)
+        beams = _beams(origin, direction, t_max)
         for number in range(len(self.solids)):
-            tiles = np.flatnonzero(near[number])
+            tiles = self._near(number, beams)
             if tiles.size == 0:
                 continue
             found = self._meet(number, origin[:, tiles], direction[:, tiles])
@@ -107,31 +107,23 @@ class Scene:
     def occluded(self, origin: Floats, direction: Floats) -> NDArray[np.bool_]:
         """Whether anything that casts stands between `origin` and `origin + direction`."""
         dark = np.zeros(origin.shape[1:], dtype=np.bool_)
-        near = self._candidates(origin, direction, 1.0)
+        beams = _beams(origin, direction, 1.0)
         for number, solid in enumerate(self.solids):
-            tiles = np.flatnonzero(near[number]) if solid.casts else np.empty(0, np.int64)
+            tiles = self._near(number, beams) if solid.casts else np.empty(0, np.int64)
             if tiles.size:
                 dark[tiles] |= self._meet(number, origin[:, tiles], direction[:, tiles]) < 1.0
         return dark
 
-    def _candidates(self, origin: Floats, direction: Floats, t_max: float) -> NDArray[np.bool_]:
-        """Which (solid, tile) pairs can meet: the tile's rays lie in a capsule around its axis."""
-        start = origin.mean(axis=2)
-        end_points = origin + direction * origin.dtype.type(t_max)
-        end = end_points.mean(axis=2)
-        radius = np.maximum(
-            _spread(origin, start), _spread(end_points, end)
-        )  # the capsule's, metres
-        turned = self.rotation.astype(origin.dtype)
-        o = turned @ start - np.einsum("pij,pj->pi", self.rotation, self.centre)[..., None]
-        d = _nonzero(turned @ (end - start))
-        bound = self.half[..., None] + radius
-        inverse = 1.0 / d
-        middle, width = -o * inverse, bound * np.abs(inverse)
-        enter = (middle - width).max(axis=1)
-        leave = (middle + width).min(axis=1)
-        near: NDArray[np.bool_] = (enter <= leave) & (leave >= 0) & (enter <= 1)
-        return near
+    def _near(self, number: int, beam: _Beams) -> NDArray[np.intp]:
+        """The tiles that can meet a solid: their beams cross its box, grown by their radius."""
+        axes = self.rotation[number].astype(beam.start.dtype)
+        centre = self.centre[number].astype(beam.start.dtype)
+        o = _apply(axes, beam.start - centre[:, None])
+        inverse = 1.0 / _nonzero(_apply(axes, beam.span))
+        width = (self.half[number].astype(o.dtype)[:, None] + beam.radius) * np.abs(inverse)
+        middle = -o * inverse
+        enter, leave = (middle - width).max(axis=0), (middle + width).min(axis=0)
+        return np.flatnonzero((enter <= leave) & (leave >= 0) & (enter <= 1))
 
     def _meet(self, number: int, origin: Floats, direction: Floats) -> Floats:
         to_unit = (self.rotation[number] / self.half[number][:, None]).astype(origin.dtype)
@@ -175,6 +167,21 @@ def meet(shape: int, param: float, origin: Floats, direction: Floats) -> Floats:
     if shape == FRUSTUM:
         return _meet_frustum(param, origin, direction)
     return _meet_rounded(int(param), origin, direction)
+
+
+@dataclass(frozen=True)
+class _Beams:
+    """Capsules around the rays of each tile: `start`, `span` (3, tiles), `radius` (tiles,) in m."""
+
+    start: Floats
+    span: Floats
+    radius: Floats
+
+
+def _beams(origin: Floats, direction: Floats, t_max: float) -> _Beams:
+    ends = origin + direction * origin.dtype.type(t_max)
+    start, end = origin.mean(axis=2), ends.mean(axis=2)
+    return _Beams(start, end - start, np.maximum(_spread(origin, start), _spread(ends, end)))
 
 
 def _spread(points: Floats, middle: Floats) -> Floats:

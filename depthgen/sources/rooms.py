@@ -97,7 +97,7 @@ class Room:
 def plan_room(rng: Random) -> Room:
     """A room, drawn from `rng`: everything stands, hangs and shines somewhere sensible."""
     width, height = float(rng.uniform(3.2, 6.2)), float(rng.uniform(2.4, 3.1))
-    size = np.array([width, float(rng.uniform(3.8, 8.2)), height])
+    size = np.array([width, float(rng.uniform(3.8, 9.3)), height])
     kit = make_kit(rng)
     camera = _camera(rng, size)
     solids: list[Solid] = []
@@ -106,8 +106,8 @@ def plan_room(rng: Random) -> Room:
     trim(rng, size, surfaces, solids)
     _furnish(rng, size, kit, camera, taken, solids)
     lamps = _lamps(rng, size, kit, solids)
-    if not any(p.visible for p in panels) or rng.random() < 0.4:
-        panels = [*panels[:1], _behind(size, rng)]
+    if len(panels) < 2:
+        panels.append(_behind(size, rng))
     sun = None
     if panels[0].visible and rng.random() < 0.5:
         inward = panels[0].normal + np.array([0, -0.5, 0])
