@@ -21,6 +21,8 @@ from depthgen.workspace import Workspace
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from depthgen.workspace import Kind
+
 Pictures = dict[str, bytes]
 
 
@@ -290,14 +292,14 @@ def test_options_that_make_no_sense_are_refused(tmp_path: Path) -> None:
         {"kind": "fg", "depth_origin": tmp_path},
     ):
         with pytest.raises(OptionsError):
-            CrawlOptions(**({"origin": tmp_path} | values))  # type: ignore[arg-type]
+            CrawlOptions(**({"origin": tmp_path} | values))
     with pytest.raises(OptionsError, match="folder"):
         CrawlOptions(source="gopher")
 
 
 @pytest.mark.realdata
 @pytest.mark.parametrize("kind", ["fg", "bg"])
-def test_all_real_pictures_are_let_in(workspace: Workspace, realdata: Path, kind: str) -> None:
+def test_all_real_pictures_are_let_in(workspace: Workspace, realdata: Path, kind: Kind) -> None:
     options = CrawlOptions(kind=kind, origin=realdata / kind, count=100)
     assert run(workspace, options).counts["refused"] == 0
     twins = [each for each in read_provenance(workspace.provenance) if each.duplicate_of]
