@@ -1,0 +1,137 @@
+"""Depth without a network: the background's own depth, and the cut-out as an upright plane in it.
+
+A cut-out stands where its lowest row meets the background (z_contact), but never behind what it
+covers (z_cover). The one rule: outside the mask a label is the background's, pixel by pixel.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+from zlib import crc32
+
+import numpy as np
+
+from depthgen import images
+from depthgen.archive import Archive, Entry
+from depthgen.depth.quantity import FAR_M, Quantity, quantise, to_metres
+from depthgen.errors import StageError
+from depthgen.workspace import (
+    Member,
+    Workspace,
+    parse_member,
+    parse_picture,
+    picture_stem,
+    sample_member,
+)
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+_COVER_PERCENTILE = 0.05
+
+
+def plane_depth(mask: NDArray[np.bool_], background_m: NDArray[np.float64]) -> float:
+    """The depth in metres of the upright plane that stands for a cut-out.
+
+    mask: (H, W) where the cut-out is, not empty. background_m: (H, W) metres.
+    z_contact: median of the background under the lowest row of the mask. z_cover: 5th percentile
+    (linear interpolation) of the background under the whole mask. The nearer of both is returned.
+    """
+    covered = background_m[mask]
+    # A boolean index goes row by row: the last ones are the lowest row.
+    lowest = int(np.count_nonzero(mask[np.flatnonzero(mask.any(axis=1))[-1]]))
+    z_contact = float(np.median(covered[-lowest:]))
+    place = (len(covered) - 1) * _COVER_PERCENTILE
+    below = int(place)
+    above = min(below + 1, len(covered) - 1)
+    ordered = np.partition(covered, (below, above))
+    z_cover = float(ordered[below] + (ordered[above] - ordered[below]) * (place - below))
+    return min(z_contact, z_cover)
+
+
+@dataclass
+class LayeredLabeller:
+    """Labels samples from their masks and the backgrounds' depth; what a worker runs.
+
+    shards: the files of fg_bg_mask.zip. A unit is (shard, start, stop): members of that file.
+    """
+
+    workspace: Workspace
+    shards: tuple[Path, ...]
+    bits: int
+    size: int
+
+    def quantity(self) -> Quantity:
+        return Quantity("depth_m", FAR_M, self.bits, "layered", self.size)
+
+    def __call__(self, unit: tuple[int, int, int]) -> list[list[Entry]]:
+        """The label members of one unit."""
+        images.use_one_thread()
+        shard, start, stop = unit
+        masks = self._masks[shard]
+        entries = []
+        for index in range(start, stop):
+            name = masks.name(index)
+            member = parse_member(name)
+            assert member is not None, "the stage counted sample members only"
+            label = images.encode_png(self._label(member, name, masks[index]))
+            entries.append((sample_member("depth_fg_bg", member, ".png"), label, crc32(label)))
+        return [entries]
+
+    def _label(self, member: Member, name: str, data: memoryview) -> NDArray[Any]:
+        metres, label = self._background(member.bg)
+        mask = images.decode(data, "L", name=name) >= 128
+        if mask.shape != metres.shape:
+            raise StageError(
+                f"the depth of {picture_stem('bg', member.bg)} is {metres.shape[1]} × "
+                f"{metres.shape[0]} and {name} {mask.shape[1]} × {mask.shape[0]}; "
+                "run `depthgen crop` with the background's depth in sources/bg_depth"
+            )
+        label = label.copy()
+        if mask.any():
+            # Quantising keeps the order, so the minimum can be taken after it.
+            label[mask] = np.minimum(label[mask], quantise(plane_depth(mask, metres), self.bits))
+        return label
+
+    def _background(self, bg: int) -> tuple[NDArray[np.float64], NDArray[Any]]:
+        """(depth in metres, the same as a label) of a background."""
+        if bg not in self._backgrounds:
+            archive = self._depth
+            names = [f"bg_depth/{picture_stem('bg', bg)}{suffix}" for suffix in (".png", ".npy")]
+            name = next((name for name in names if name in archive), None)
+            if name is None:
+                raise StageError(f"bg_depth.zip has no depth for {picture_stem('bg', bg)}")
+            metres = to_metres(images.decode_depth(archive[name], name=name), name)
+            self._backgrounds.clear()  # samples come background by background
+            self._backgrounds[bg] = metres, quantise(metres, self.bits)
+        return self._backgrounds[bg]
+
+    @cached_property
+    def _masks(self) -> list[Archive]:
+        return [Archive(path) for path in self.shards]
+
+    @cached_property
+    def _depth(self) -> Archive:
+        return Archive.open(self.workspace.archive("bg_depth"))
+
+    @cached_property
+    def _backgrounds(self) -> dict[int, tuple[NDArray[np.float64], NDArray[Any]]]:
+        return {}
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Open archives stay here: a worker opens its own.
+        return type(self), (self.workspace, self.shards, self.bits, self.size)
+
+
+def backgrounds_with_depth(workspace: Workspace) -> set[int]:
+    """The numbers of the backgrounds whose depth is in bg_depth.zip, if there is one."""
+    path = workspace.archive("bg_depth")
+    if not path.exists():
+        return set()
+    with Archive(path) as archive:
+        parsed = (parse_picture(name) for name in archive.names)
+        return {picture[1] for picture in parsed if picture}

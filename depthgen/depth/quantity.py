@@ -1,0 +1,57 @@
+"""What a label's numbers are.
+
+The one rule: a label is metres / 10, clipped to [0.01, 1], on one scale for all pictures; it is
+never stretched to a picture's own minimum and maximum, so that samples can be compared.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from depthgen import images
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+FAR_M = 10.0
+NEAREST_LABEL = 0.01
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """What stands in the manifest and in the archive, so that either alone says what it is.
+
+    value / (2^bits − 1) is the label, in [0, 1]; metres = scale_m · label.
+    """
+
+    quantity: Literal["depth_m", "depth_relative", "inverse_depth_relative"]
+    scale_m: float
+    bits: int
+    model: str
+    size: int
+
+
+def to_metres(stored: NDArray[Any], name: str) -> NDArray[np.float64]:
+    """Background depth as stored → metres: uint16 is millimetres, uint8 label · 255, float metres.
+
+    Raises `ImageError` where a depth is not finite or not positive: a sensor's hole is no depth.
+    """
+    if stored.dtype == np.uint16:
+        metres = stored / 1000.0
+    elif stored.dtype == np.uint8:
+        metres = stored / 255.0 * FAR_M
+    else:
+        metres = stored.astype(np.float64)
+    holes = np.count_nonzero(~(np.isfinite(metres) & (metres > 0)))
+    if holes:
+        raise images.ImageError(f"{name} has {holes} pixels without a depth; fill them first")
+    return metres
+
+
+def quantise(metres: NDArray[np.float64] | float, bits: int) -> NDArray[Any]:
+    """Metres → integers: floor((2^bits − 1) · clip(metres / 10, 0.01, 1)), uint8 or uint16."""
+    label = np.clip(np.asarray(metres) / FAR_M, NEAREST_LABEL, 1.0)
+    return np.floor(label * (2**bits - 1)).astype(np.uint8 if bits == 8 else np.uint16)

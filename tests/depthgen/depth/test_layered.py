@@ -1,0 +1,197 @@
+"""Layered labels, against a loop over pixels and NumPy's own percentile."""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from depthgen import images
+from depthgen.archive import Archive, ArchiveWriter
+from depthgen.depth import DepthmapOptions, run
+from depthgen.depth.layered import plane_depth
+from depthgen.depth.quantity import quantise, to_metres
+from depthgen.depth.run import label_info
+from depthgen.errors import OptionsError, StageError
+from depthgen.workspace import Member, Workspace, sample_member
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+SIDE = 24
+
+
+def brute_force_plane(mask: NDArray[np.bool_], depth: NDArray[np.float64]) -> float:
+    rows = [y for y in range(mask.shape[0]) if any(mask[y])]
+    under = [depth[rows[-1], x] for x in range(mask.shape[1]) if mask[rows[-1], x]]
+    covered = [depth[y, x] for y, x in np.ndindex(*mask.shape) if mask[y, x]]
+    return min(float(np.median(under)), float(np.percentile(covered, 5)))
+
+
+@settings(max_examples=100)
+@given(seed=st.integers(0, 2**32), share=st.floats(0.01, 1))
+def test_the_plane_is_the_nearer_of_contact_and_cover(seed: int, share: float) -> None:
+    random = np.random.default_rng(seed)
+    mask = random.random((9, 7)) < share
+    mask[random.integers(9), random.integers(7)] = True
+    depth = random.uniform(0.5, 9, mask.shape)
+    assert plane_depth(mask, depth) == pytest.approx(brute_force_plane(mask, depth), rel=1e-12)
+
+
+def test_an_object_on_the_floor_stands_where_its_feet_are() -> None:
+    floor = np.repeat(np.linspace(8, 2, SIDE)[:, None], SIDE, axis=1)  # nearer further down
+    mask = np.zeros((SIDE, SIDE), bool)
+    mask[4:15, 8:12] = True
+    assert plane_depth(mask, floor) == floor[14, 8]
+
+
+def test_labels_are_metres_over_ten_clipped_and_floored() -> None:
+    metres = np.array([0.0, 0.05, 0.1, 1.0, 4.2, 9.999, 10.0, 30.0])
+    expected = [int(255 * min(max(z / 10, 0.01), 1.0)) for z in metres]
+    assert quantise(metres, 8).tolist() == expected
+    wide = quantise(metres, 16)
+    assert wide.dtype == np.uint16
+    assert wide.tolist() == [int(65535 * min(max(z / 10, 0.01), 1.0)) for z in metres]
+
+
+@pytest.mark.parametrize(
+    ("stored", "metres"),
+    [
+        (np.array([[1234]], np.uint16), 1.234),
+        (np.array([[51]], np.uint8), 2.0),
+        (np.array([[3.5]], np.float32), 3.5),
+    ],
+)
+def test_background_depth_is_read_in_its_own_unit(stored: NDArray[Any], metres: float) -> None:
+    assert to_metres(stored, "x")[0, 0] == pytest.approx(metres)
+
+
+@pytest.mark.parametrize("hole", [0.0, np.nan, np.inf, -1.0])
+def test_a_background_depth_with_holes_is_refused_by_name(hole: float) -> None:
+    with pytest.raises(images.ImageError, match=r"bg_003.*1 pixels without a depth"):
+        to_metres(np.array([[hole, 1.0]], np.float32), "bg_003")
+
+
+def make_workspace(root: Path, backgrounds: int = 2, samples: int = 7) -> Workspace:
+    workspace = Workspace(root)
+    random = np.random.default_rng(0)
+    with ArchiveWriter(workspace.archive("bg_depth")) as depths:
+        for bg in range(backgrounds):
+            depth = random.integers(500, 12000, (SIDE, SIDE), np.uint16)
+            depths.add(f"bg_depth/bg_{bg:03d}.png", images.encode_png(depth))
+    with ArchiveWriter(workspace.archive("fg_bg_mask")) as masks:
+        for index in range(backgrounds * samples):
+            mask = random.random((SIDE, SIDE)) < 0.2
+            if index == 3:
+                mask[...] = False
+            member = Member(fg=0, bg=index // samples, index=index)
+            masks.add(sample_member("fg_bg_mask", member, ".png"), images.encode_mask(mask))
+    return workspace
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+def test_every_label_equals_the_formula_pixel_by_pixel(tmp_path: Path, bits: int) -> None:
+    workspace = make_workspace(tmp_path)
+    summary = run(workspace, DepthmapOptions(batch=3, bits=bits, workers=1))
+    assert summary.counts == {"samples": 14}
+    with (
+        zipfile.ZipFile(workspace.archive("depth_fg_bg")) as labels,
+        zipfile.ZipFile(workspace.archive("fg_bg_mask")) as masks,
+        zipfile.ZipFile(workspace.archive("bg_depth")) as depths,
+    ):
+        for name in masks.namelist():
+            bg = name.split("/")[1]
+            mask = np.asarray(Image.open(io.BytesIO(masks.read(name))).convert("L")) > 0
+            depth = np.asarray(Image.open(io.BytesIO(depths.read(f"bg_depth/{bg}.png")))) / 1000
+            wanted = depth.copy()
+            if mask.any():
+                plane = brute_force_plane(mask, depth)
+                wanted[mask] = np.minimum(plane, depth[mask])
+            wanted = np.floor((2**bits - 1) * np.clip(wanted / 10, 0.01, 1))
+            path = name.replace("fg_bg_mask/", "depth_fg_bg/").replace("_mask_", "_depth_")
+            assert np.array_equal(np.asarray(Image.open(io.BytesIO(labels.read(path)))), wanted)
+
+
+def test_the_archive_says_what_its_numbers_are(tmp_path: Path) -> None:
+    workspace = make_workspace(tmp_path)
+    run(workspace, DepthmapOptions(workers=1))
+    with Archive(workspace.archive("depth_fg_bg")) as archive:
+        info = label_info(archive)
+    assert info == {
+        "quantity": "depth_m",
+        "scale_m": 10.0,
+        "bits": 8,
+        "model": "layered",
+        "size": SIDE,
+    }
+    manifest = json.loads(workspace.manifest("depthmap").read_text())
+    assert manifest["state"] == "done"
+    assert manifest["facts"] == info
+
+
+def test_batches_and_workers_do_not_change_a_byte(tmp_path: Path) -> None:
+    made = []
+    for number, (batch, workers) in enumerate([(1000, 1), (1, 1), (4, 2)]):
+        workspace = make_workspace(tmp_path / str(number))
+        run(workspace, DepthmapOptions(batch=batch, workers=workers))
+        made.append(workspace.archive("depth_fg_bg").read_bytes())
+    assert made[0] == made[1] == made[2]
+
+
+def test_a_stopped_run_goes_on_where_it_was(tmp_path: Path) -> None:
+    whole = make_workspace(tmp_path / "whole")
+    run(whole, DepthmapOptions(batch=2, workers=1))
+    stopped = make_workspace(tmp_path / "stopped")
+
+    def stop_in_the_middle(done: int, total: int) -> None:
+        if done == 6:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(stopped, DepthmapOptions(batch=2, workers=1), stop_in_the_middle)
+    assert not stopped.archive("depth_fg_bg").exists()
+    seen: list[int] = []
+    run(stopped, DepthmapOptions(batch=2, workers=1), lambda done, total: seen.append(done))
+    assert seen[0] == 6
+    assert stopped.archive("depth_fg_bg").read_bytes() == whole.archive("depth_fg_bg").read_bytes()
+
+
+def test_a_background_without_depth_is_named_with_what_to_do(tmp_path: Path) -> None:
+    workspace = make_workspace(tmp_path)
+    workspace.archive("bg_depth").unlink()
+    with ArchiveWriter(workspace.archive("bg_depth")) as depths:
+        depth = np.full((SIDE, SIDE), 3000, np.uint16)
+        depths.add("bg_depth/bg_000.png", images.encode_png(depth))
+    with pytest.raises(StageError, match=r"1 of 2 .*bg_001.*depthgen render"):
+        run(workspace, DepthmapOptions(workers=1))
+
+
+def test_depth_of_another_size_is_named(tmp_path: Path) -> None:
+    workspace = make_workspace(tmp_path, backgrounds=1)
+    workspace.archive("bg_depth").unlink()
+    with ArchiveWriter(workspace.archive("bg_depth")) as depths:
+        depths.add("bg_depth/bg_000.png", images.encode_png(np.full((9, 5), 3000, np.uint16)))
+    with pytest.raises(StageError, match=r"bg_000 is 5 × 9 .* 24 × 24"):
+        run(workspace, DepthmapOptions(workers=1))
+
+
+def test_no_composites_is_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(StageError, match=r"fg_bg_mask.zip is missing; run `depthgen composite`"):
+        run(Workspace(tmp_path), DepthmapOptions())
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"model": "magic"}, {"batch": 0}, {"bits": 12}, {"workers": 0}], ids=str
+)
+def test_options_that_make_no_sense_are_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(OptionsError):
+        DepthmapOptions(**wrong)
