@@ -12,6 +12,7 @@ import torch
 from depthgen.images import decode
 from vathos.data_loader import DenseDepth
 from vathos.data_loader.dense_depth import normalise
+from vathos.data_loader.figures import prediction_grid, prediction_tiles
 from vathos.errors import DataError
 
 if TYPE_CHECKING:
@@ -179,3 +180,18 @@ def test_plots_have_a_picture_for_each_key_and_need_no_pyplot(
     assert len(DenseDepth.plot_sample(dataset[0]).axes) == 4
     assert len(DenseDepth.plot4_batch(batch).axes) == 16
     assert len(DenseDepth.plot_results({**batch, **predicted}).axes) == 30
+
+
+def test_the_grid_and_its_tiles_show_one_row_a_sample_and_six_pictures(
+    tiny_set: Callable[..., Any], tmp_path: Path
+) -> None:
+    made = tiny_set().write()
+    dataset = DenseDepth(made.folder, made.folder)
+    batch = dataset.prepare(dataset.load_batch(range(3)))
+    batch["pred_mask"], batch["pred_depth"] = batch["fg_bg_mask"] / 2, batch["depth_fg_bg"]
+    tiles = prediction_tiles(batch)
+    assert tiles.shape == (3 * 16, 6 * 16, 3)
+    assert np.array_equal(tiles[:16, 32:48, 0] == 255, made.mask[0])
+    assert np.array_equal(tiles[:, 64:80], tiles[:, 80:96])
+    prediction_grid(batch, samples=2).savefig(tmp_path / "grid.png")
+    assert (tmp_path / "grid.png").stat().st_size > 1000

@@ -6,6 +6,7 @@ can be continued in the middle of an epoch, with any number of worker processes.
 
 from __future__ import annotations
 
+import signal
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -118,11 +119,17 @@ class Batches:
                 num_workers=self._workers,
                 persistent_workers=self._workers > 0,
                 pin_memory=self._pin_memory,
+                worker_init_fn=_leave_interrupts_to_the_parent,
                 # Its own generator: the workers' seeds must not be drawn from the training's.
                 generator=torch.Generator().manual_seed(self.order.seed % 2**63),
             )
         self._queue.epoch, self._queue.start = epoch, start
         return iter(self._loader)
+
+
+def _leave_interrupts_to_the_parent(_worker: int) -> None:
+    # Ctrl-C reaches every process of the terminal; the parent still needs its workers to save.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 class _ByBatch(Dataset[Any]):

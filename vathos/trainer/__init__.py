@@ -1,0 +1,9 @@
+"""The training loop, written once, and the devices that it runs on.
+
+Rule: `BaseTrainer` knows what a step means, a subclass knows where it runs.
+"""
+
+from vathos.trainer.base_trainer import BaseTrainer, Progress
+from vathos.trainer.gpu_trainer import GPUTrainer
+
+__all__ = ["BaseTrainer", "GPUTrainer", "Progress"]
