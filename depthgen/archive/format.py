@@ -59,7 +59,11 @@ def encode_name(name: str) -> tuple[bytes, int]:
     try:
         return name.encode("ascii"), 0
     except UnicodeEncodeError:
+        pass
+    try:
         return name.encode("utf-8"), FLAG_UTF8
+    except UnicodeEncodeError as error:
+        raise ArchiveError(f"{name!r} cannot be a member's name: it is not valid text") from error
 
 
 def shard_path(path: Path, shard: int, shards: int) -> Path:

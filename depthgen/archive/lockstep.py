@@ -76,7 +76,13 @@ class Lockstep:
                 writer.commit()
 
     def close(self) -> None:
-        """Close the archives, in the order given; nothing happens to those that are closed."""
+        """Close the archives, in the order given; nothing happens to those that are closed.
+
+        Raises `ValueError` if units are missing: an archive that exists is taken to be whole.
+        """
+        for writer, bounds in zip(self._writers, self._bounds, strict=True):
+            if writer is not None and len(writer) != bounds[-1]:
+                raise ValueError(f"{writer.path} has {len(writer)} of {bounds[-1]} members")
         for writer in self._writers:
             if writer is not None:
                 writer.close()
@@ -90,9 +96,11 @@ class Lockstep:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if kind is None:
+        if kind is not None:
+            self._stack.__exit__(kind, error, traceback)
+            return
+        with self._stack:  # if one cannot be closed, this lets go of the others
             self.close()
-        self._stack.__exit__(kind, error, traceback)
 
 
 def _units_in(members: int, bounds: Sequence[int]) -> int:

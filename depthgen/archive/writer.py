@@ -17,6 +17,7 @@ from zlib import crc32
 
 from depthgen.archive import format as zf
 from depthgen.archive.format import ArchiveError
+from depthgen.files import sync_folder
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -50,8 +51,12 @@ class ArchiveWriter:
         self._pending_bytes = 0
         self._forget_members()
         self._descriptor = self._open(resume)
-        if resume:
-            self._scan()
+        try:
+            if resume:
+                self._scan()
+        except BaseException:
+            self._release()
+            raise
 
     def _open(self, resume: bool) -> int:
         flags = os.O_RDWR | os.O_CREAT | (0 if resume else os.O_TRUNC)
@@ -73,20 +78,25 @@ class ArchiveWriter:
 
     def name(self, index: int) -> str:
         """The name of member `index`, in the order they were added."""
+        return zf.decode_name(*self._raw_name(index))
+
+    def _raw_name(self, index: int) -> tuple[bytes, int]:
         start = self._directory_ends[index - 1] if index else 0
         record = zf.CENTRAL.unpack_from(self._directory, start)
-        raw = self._directory[start + zf.CENTRAL.size : start + zf.CENTRAL.size + record[10]]
-        return zf.decode_name(bytes(raw), record[3])
+        start += zf.CENTRAL.size
+        return bytes(self._directory[start : start + record[10]]), record[3]
 
     def add(self, name: str, data: bytes, crc: int | None = None) -> None:
         """Append one member; `crc` is the CRC-32 of `data` where the caller has it already."""
+        if self._descriptor < 0:
+            raise ValueError(f"{self.path} is closed; nothing can be added to it")
         raw, flags = zf.encode_name(name)
         if raw in self._names:
             raise ArchiveError(f"{self.path} already has a member {name!r}; names must be unique")
-        if not raw or len(raw) > zf.MAX_16 or len(data) >= zf.MAX_32:
+        if not raw or len(raw) > zf.MAX_16 or b"\0" in raw or len(data) >= zf.MAX_32:
             raise ArchiveError(
-                f"cannot add {name[:80]!r} to {self.path}: a name takes 1 to 65535 bytes and a "
-                "member less than 4 GiB"
+                f"cannot add {name[:80]!r} to {self.path}: a name takes 1 to 65535 bytes, none of "
+                "them zero, and a member less than 4 GiB"
             )
         checksum = crc32(data) if crc is None else crc
         header = zf.LOCAL.pack(
@@ -120,16 +130,15 @@ class ArchiveWriter:
         self._end += zf.LOCAL.size + len(raw) + size
 
     def _flush(self) -> None:
+        """Write what is pending; what the disk would not take stays pending, in its order."""
         block = memoryview(b"".join(self._pending))
-        self._pending, self._pending_bytes = [], 0
-        self._write(block)
-
-    def _write(self, block: memoryview) -> None:
         try:
             while block:
                 block = block[os.write(self._descriptor, block) :]
         except OSError as error:
             raise self._no_room(error) from error
+        finally:
+            self._pending, self._pending_bytes = [bytes(block)], len(block)
 
     def _no_room(self, error: OSError) -> ArchiveError:
         return ArchiveError(
@@ -153,8 +162,7 @@ class ArchiveWriter:
             return
         self._flush()
         for index in range(count, len(self)):
-            raw, _ = zf.encode_name(self.name(index))
-            self._names.discard(raw)
+            self._names.discard(self._raw_name(index)[0])
         self._end = self._offsets[count]
         del self._offsets[count:]
         del self._directory[self._directory_ends[count - 1] if count else 0 :]
@@ -162,8 +170,11 @@ class ArchiveWriter:
         self._cut_file()
 
     def _cut_file(self) -> None:
-        os.ftruncate(self._descriptor, self._end)
-        os.lseek(self._descriptor, self._end, os.SEEK_SET)
+        try:
+            os.ftruncate(self._descriptor, self._end)
+            os.lseek(self._descriptor, self._end, os.SEEK_SET)
+        except OSError as error:
+            raise self._no_room(error) from error
 
     def _scan(self) -> None:
         """Enter every whole member of the partial file and cut off what follows the last one."""
@@ -190,23 +201,30 @@ class ArchiveWriter:
         with memoryview(mapped) as view, view[data_start : data_start + plain] as data:
             if crc32(data) != checksum or raw in self._names:
                 return False
+        # No CRC covers the name, so a torn one shows only in not being as `add` writes them.
+        if b"\0" in raw or zf.encode_name(zf.decode_name(raw, flags)) != (raw, flags):
+            return False
         self._enter(raw, flags, checksum, plain)
         return True
 
     def close(self) -> None:
-        """Write the central directory, fsync, rename to `path`, fsync the folder."""
+        """Write the central directory, fsync, rename to `path`, fsync the folder.
+
+        Where the disk says no, the partial file stays and a later writer resumes from it.
+        """
         if self._descriptor < 0:
             return
-        self._flush()
-        self._write(memoryview(self._directory + self._end_records()))
-        self.commit()
-        self._release()
-        self.partial.replace(self.path)
-        folder = os.open(self.path.parent, os.O_RDONLY)
         try:
-            os.fsync(folder)
+            self._flush()
+            self._pending += (bytes(self._directory), self._end_records())
+            self.commit()
         finally:
-            os.close(folder)
+            self._release()
+        try:
+            self.partial.replace(self.path)
+            sync_folder(self.path.parent)
+        except OSError as error:
+            raise self._no_room(error) from error
 
     def _end_records(self) -> bytes:
         count, size, offset = len(self), len(self._directory), self._end
@@ -225,8 +243,10 @@ class ArchiveWriter:
     def suspend(self) -> None:
         """Let go of the partial file without finishing it; a later writer resumes from it."""
         if self._descriptor >= 0:
-            self._flush()
-            self._release()
+            try:
+                self._flush()
+            finally:
+                self._release()
 
     def _release(self) -> None:
         os.close(self._descriptor)
@@ -243,7 +263,6 @@ class ArchiveWriter:
     ) -> None:
         if kind is None:
             self.close()
-        elif self._descriptor >= 0:
+        else:
             with suppress(ArchiveError):  # the error on its way out says more than this one
-                self._flush()
-            self._release()
+                self.suspend()
