@@ -292,6 +292,24 @@ def resize(array: NDArray[Any], width: int, height: int, how: Filter) -> NDArray
     return np.array(picture.resize((width, height), _RESAMPLING[how]))
 
 
+def moments(array: NDArray[Any]) -> tuple[list[float], list[float]]:
+    """(sums, sums of squares) of (H, W) or (H, W, C), one a channel; C is at most 4.
+
+    Exact for integers while below 2^53, which 8 bits are up to 10^11 pixels and 16 bits to 10^6.
+    Half the time of `cv2.meanStdDev`, which is what the pictures of a large archive notice.
+    """
+    channels = cv2.split(array) if array.ndim == 3 else (array,)
+    sums = cv2.sumElems(array)[: len(channels)]
+    return list(sums), [cv2.norm(channel, cv2.NORM_L2SQR) for channel in channels]
+
+
+def histogram(array: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """How often each value from 0 to 255 occurs in (H, W) or (H, W, C); shape (channels, 256)."""
+    channels = cv2.split(array) if array.ndim == 3 else (array,)
+    counts = [cv2.calcHist([channel], [0], None, [256], [0, 256]) for channel in channels]
+    return np.array(counts, np.int64).reshape(len(channels), 256)
+
+
 def use_one_thread() -> None:
     """Keep OpenCV to the calling thread: for workers, which are one core each."""
     cv2.setNumThreads(1)
