@@ -10,7 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from depthgen.errors import StageError
-from depthgen.sources.intake import Candidate
+from depthgen.sources.intake import Candidate, Offer
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -30,10 +30,14 @@ def candidates(folder: Path, depth_folder: Path | None, max_bytes: int) -> list[
             origin=str(path.resolve()),
             name=path.name,
             read=partial(read_at_most, path, max_bytes),
-            depth=depths.get(path.stem),
+            depth=_offer(depths[path.stem]) if path.stem in depths else None,
         )
         for path in _files(folder)
     ]
+
+
+def _offer(path: Path) -> Offer:
+    return Offer(str(path.resolve()), path.name, path.read_bytes)
 
 
 def read_at_most(path: Path, max_bytes: int) -> bytes:

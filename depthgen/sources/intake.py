@@ -12,6 +12,7 @@ import logging
 import time
 from collections import Counter
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from depthgen.files import write_atomically
@@ -28,7 +29,6 @@ from depthgen.workspace import parse_picture, picture_stem
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
     from types import TracebackType
     from typing import Self
 
@@ -38,18 +38,23 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Candidate:
-    """A picture that a source offers; `read` gives its bytes or raises `OSError`.
+class Offer:
+    """A file that a source offers; `read` gives its bytes or raises `OSError`.
 
-    origin: its absolute path or its URL. name: what to call it in a message.
-    depth: a depth map that belongs to it.
+    origin: its absolute path, its URL, or what it was rendered from. name: for messages.
     """
 
-    source: str
     origin: str
     name: str
     read: Callable[[], bytes]
-    depth: Path | None = None
+
+
+@dataclass(frozen=True)
+class Candidate(Offer):
+    """A picture that a source offers, and the depth map that belongs to it, if there is one."""
+
+    source: str
+    depth: Offer | None = None
 
 
 class Intake:
@@ -92,6 +97,13 @@ class Intake:
 
     def _relative(self, path: Path) -> str:
         return path.relative_to(self._root).as_posix()
+
+    def holds(self, origin: str) -> bool:
+        """Whether a picture of this origin was kept before and is still there."""
+        return any(
+            where == origin and each.file and (self._root / each.file).exists()
+            for (where, _), each in self._seen.items()
+        )
 
     def offer(self, candidate: Candidate) -> bool:
         """Take one picture in, or refuse it; True if it stands, from this run or an earlier one."""
@@ -160,23 +172,23 @@ class Intake:
             self.notes.append(f"{file} ({candidate.name}) has the same bytes as {first}")
         return replace(sighting, file=file)
 
-    def _take_depth(self, sighting: Sighting, origin: Path | None, stem: str) -> Sighting:
+    def _take_depth(self, sighting: Sighting, depth: Offer | None, stem: str) -> Sighting:
         folder = self._workspace.sources("bg_depth")
         # What a killed run left under this number belonged to another picture.
         for path in folder.glob(f"{stem}.*"):
             path.unlink()
-        if origin is None:
+        if depth is None:
             return sighting
-        sighting = replace(sighting, depth_origin=str(origin.resolve()))
+        sighting = replace(sighting, depth_origin=depth.origin)
         try:
-            data = origin.read_bytes()
-            problem = depth_problem(data, sighting.width, sighting.height, origin.name)
+            data = depth.read()
+            problem = depth_problem(data, sighting.width, sighting.height, depth.name)
         except OSError as error:
-            data, problem = b"", f"{origin.name} cannot be read: {error.strerror}"
+            data, problem = b"", f"{depth.name} cannot be read: {error.strerror}"
         if problem:
             self.notes.append(f"{sighting.name} is kept without its depth: {problem}")
             return replace(sighting, depth_problem=problem)
-        path = folder / f"{stem}{origin.suffix.lower()}"
+        path = folder / f"{stem}{Path(depth.name).suffix.lower()}"
         write_atomically(path, data)
         return replace(sighting, depth_file=self._relative(path))
 
