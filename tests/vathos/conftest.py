@@ -55,7 +55,9 @@ class TinySet:
             members["fg_bg"].append((f"labels/bg_{bg:03d}_label_info.txt", b"x\n"))
         members["fg_bg_mask"].reverse()  # nothing may depend on the order
         for stem, pairs in members.items():
-            with ArchiveWriter(self.folder / f"{stem}{self.suffix}.zip") as writer:
+            path = self.folder / f"{stem}{self.suffix}.zip"
+            path.unlink(missing_ok=True)
+            with ArchiveWriter(path) as writer:
                 for name, data in pairs:
                     if not any(text in name for text in leave_out):
                         writer.add(name, data)

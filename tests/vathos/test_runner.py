@@ -1,0 +1,197 @@
+"""Whole runs: what they leave in their folder, and when they refuse to go on."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+import yaml
+from torch import nn
+
+from vathos import model as models
+from vathos.errors import ConfigError, DataError
+from vathos.runner import Runner
+from vathos.train import main
+from vathos.utils import load_config
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+
+
+class SmallNet(nn.Module):
+    """Stands in for ResUNet where the network is not the point."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(6, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU())
+        self.head = nn.Conv2d(4, 2, 1)
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        depth, mask = self.head(self.body(x)).split(1, dim=1)
+        return depth, mask
+
+
+@pytest.fixture
+def config(
+    tiny_set: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> dict[str, Any]:
+    monkeypatch.setattr(models, "SmallNet", SmallNet, raising=False)
+    made = tiny_set(n_bg=5, twins=True).write()
+    return {
+        "name": "run",
+        "chkpt_dir": str(tmp_path / "checkpoints"),
+        "log_dir": str(tmp_path / "logs"),
+        "device": "CPU",
+        "model": "SmallNet",
+        "dataset": {"root": str(made.folder), "loader_args": {"batch_size": 4}},
+        "training": {"epochs": 2},
+    }
+
+
+def changed(config: dict[str, Any], **values: Any) -> dict[str, Any]:
+    return {**config, **values}
+
+
+def test_a_run_leaves_its_configuration_split_metrics_and_checkpoints(
+    config: dict[str, Any], tmp_path: Path
+) -> None:
+    runner = Runner(config)
+    metrics = runner.start_train()
+    assert {"miou", "mrmse", "seg_loss", "depth_loss"} <= set(metrics)
+    folder = tmp_path / "checkpoints" / "run"
+    names = {path.name for path in folder.iterdir()}
+    assert {"config.yaml", "split.json", "metrics.csv", "model_checkpoint.pt"} <= names
+    assert list((tmp_path / "logs" / "run").glob("events.out.tfevents.*"))
+    assert yaml.safe_load((folder / "config.yaml").read_text())["loss_weights"]["depth"] == 2.0
+    split = json.loads((folder / "split.json").read_text())["split"]
+    assert sorted(split["train"] + split["test"]) == list(range(5))
+
+
+def test_no_test_background_nor_its_twin_is_trained_on(config: dict[str, Any]) -> None:
+    for seed in range(8):
+        runner = Runner(changed(config, seed=seed, name=f"run{seed}"))
+        runner.setup_train()
+        train = set(runner.dataset.backgrounds[runner.train_rows].tolist())
+        test = set(runner.dataset.backgrounds[runner.test_rows].tolist())
+        assert train
+        assert test
+        assert not train & test
+        assert {0, 4} <= train or {0, 4} <= test
+
+
+def test_a_finished_run_started_again_returns_the_same_metrics(config: dict[str, Any]) -> None:
+    first = Runner(config).start_train()
+    assert Runner(config).start_train() == first
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"seed": 1}, "started with seed 0, and it is now 1"),
+        ({"training": {"epochs": 3}}, "training.epochs 2, and it is now 3"),
+        ({"optimizer": {"type": "AdamW", "args": {"lr": 0.5}}}, "optimizer.args {'lr': 0.01}"),
+    ],
+)
+def test_a_changed_configuration_refuses_to_continue_and_names_what_differs(
+    config: dict[str, Any], change: dict[str, Any], sentence: str
+) -> None:
+    Runner(config).setup_train()
+    with pytest.raises(ConfigError, match=sentence):
+        Runner(changed(config, **change)).setup_train()
+    Runner(changed(config, **change), fresh=True).setup_train()
+
+
+def test_where_a_run_computes_may_change(config: dict[str, Any]) -> None:
+    Runner(config).setup_train()
+    Runner(changed(config, device="auto", training={"epochs": 2, "log_every": 1})).setup_train()
+
+
+def test_changed_archives_refuse_to_continue(
+    config: dict[str, Any], tiny_set: Callable[..., Any]
+) -> None:
+    Runner(config).setup_train()
+    for path in Path(config["dataset"]["root"]).glob("*.zip"):
+        path.unlink()
+    tiny_set(n_bg=5, n_fg=1).write()
+    with pytest.raises(DataError, match=r"bg, fg_bg, fg_bg_mask, depth_fg_bg .* changed since"):
+        Runner(config).setup_train()
+
+
+def test_a_missing_model_init_is_a_warning_and_a_checkpoint_is_used(
+    config: dict[str, Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        Runner(changed(config, model_init="nowhere.pt")).start_train()
+    assert "nowhere.pt does not exist" in caplog.text
+    path = tmp_path / "checkpoints" / "run" / "model_checkpoint.pt"
+    again = Runner(changed(config, name="next", model_init=str(path)))
+    again.setup_train()
+    weights = torch.load(path, weights_only=True)["model"]
+    assert all(torch.equal(weights[key], v) for key, v in again.model.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"model": "ResUnet"}, "no ResUnet; did you mean ResUNet"),
+        ({"seg_loss": "BCEDice"}, "did you mean BCEDiceLoss"),
+        ({"depth_loss": "rmse"}, "did you mean RMSELoss"),
+        ({"lr_scheduler": {"type": "OneCycleLR", "args": {"max_lrr": 1}}}, "did you mean max_lr"),
+        ({"optimizer": {"type": "Adamw"}}, "did you mean"),
+    ],
+)
+def test_a_name_that_does_not_exist_offers_the_nearest(
+    config: dict[str, Any], change: dict[str, Any], sentence: str
+) -> None:
+    with pytest.raises(ConfigError, match=sentence):
+        Runner(changed(config, **change)).setup_train()
+
+
+def test_a_size_that_the_network_cannot_take_is_refused(
+    config: dict[str, Any], tiny_set: Callable[..., Any]
+) -> None:
+    tiny_set(size=20).write()
+    with pytest.raises(DataError, match="20 x 20, and the network needs a multiple of 16"):
+        Runner(config).setup_train()
+
+
+def test_div_factor_trains_on_one_sample_in_so_many(config: dict[str, Any]) -> None:
+    whole, half = Runner(config), Runner(changed(config, name="half"))
+    half.config.dataset.div_factor = 2
+    whole.setup_train()
+    half.setup_train()
+    assert len(half.train_rows) == len(whole.train_rows) // 2
+    assert set(half.train_rows) < set(whole.train_rows)
+
+
+def test_the_module_trains_resunet_from_a_file(config: dict[str, Any], tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump({**config, "model": "ResUNet"}))
+    assert main([str(path), "training.steps=1", "training.epochs=1", "precision=float32"]) == 0
+    assert (tmp_path / "checkpoints" / "run" / "model_checkpoint.pt").exists()
+    assert main([str(path), "training.epoch=1"]) == 1
+
+
+def test_the_configurations_that_come_with_the_project_are_valid() -> None:
+    paths = list(CONFIGS.glob("*.yaml"))
+    assert paths
+    for path in paths:
+        assert load_config(str(path))["dataset"]["root"] == str(CONFIGS / ".." / "data")
+
+
+def test_importing_the_package_does_not_load_torch() -> None:
+    code = "import sys, vathos, vathos.errors; sys.exit('torch' in sys.modules)"
+    root = Path(__file__).parents[2]
+    environment = {**os.environ, "PYTHONPATH": str(root)}
+    assert (
+        subprocess.run([sys.executable, "-c", code], env=environment, check=False).returncode == 0
+    )

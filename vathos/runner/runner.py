@@ -1,0 +1,234 @@
+"""Runner: builds what a configuration describes, and trains it in its run folder.
+
+The one rule: a run folder belongs to one configuration, one split and one set of archives. Starting
+it again continues it; if anything that decides the result has changed, it refuses and names what.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+import yaml
+from torch import nn
+from torch.utils.data import Subset
+
+from vathos import data_loader as datasets
+from vathos import model as models
+from vathos.data_loader.split import Split, split_by_background, thin
+from vathos.errors import ConfigError, DataError
+from vathos.model import loss as losses
+from vathos.model.resunet import SIZE_MULTIPLE
+from vathos.trainer import GPUTrainer
+from vathos.trainer.checkpoint import (
+    MODEL_CHECKPOINT,
+    TRAIN_CHECKPOINT,
+    best_twin,
+    load_checkpoint,
+    load_model_state,
+    write_atomic,
+)
+from vathos.trainer.run_log import METRICS_FILE
+from vathos.utils.config import Config, flatten, parse_config, read_config
+from vathos.utils.instances import find_constructor, get_instance_v2, setup_param_groups
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import numpy as np
+    from numpy.typing import NDArray
+    from torch.optim import Optimizer
+
+    from vathos.trainer import BaseTrainer, Progress
+
+__all__ = ["Runner"]
+
+log = logging.getLogger(__name__)
+
+CONFIG_FILE = "config.yaml"
+SPLIT_FILE = "split.json"
+# Where and how a run computes, not what: these may change between its parts.
+FREE_KEYS = {
+    "log_dir",
+    "chkpt_dir",
+    "device",
+    "dataset.root",
+    "dataset.zip_dir",
+    "dataset.loader_args.num_workers",
+    "dataset.loader_args.pin_memory",
+    "training.log_every",
+    "training.checkpoint_every",
+}
+
+
+class Runner:
+    """A run: `setup_train()` builds it, `start_train()` trains it to the end.
+
+    config: a dict as `vathos.utils.load_config` returns it, or the checked `Config`.
+    on_progress: called with a `vathos.trainer.Progress` now and then.
+    fresh: throw away what the run folder holds of an earlier run of this name.
+
+    After `setup_train` there are `dataset`, `split`, `train_rows` and `test_rows` (rows of the data
+    set), `model` and `trainer`. Raises `ConfigError`, `DataError`, `CheckpointError`, and
+    `ArchiveError` for a damaged archive.
+    """
+
+    def __init__(
+        self,
+        config: dict[str, Any] | Config,
+        on_progress: Callable[[Progress], None] | None = None,
+        fresh: bool = False,
+    ) -> None:
+        self.config = parse_config(config)
+        self.on_progress = on_progress
+        self.fresh = fresh
+        self.trainer: BaseTrainer | None = None
+
+    @property
+    def run_folder(self) -> Path:
+        """Where the run keeps its configuration, split, metrics and checkpoints."""
+        return self.config.run_folder
+
+    def setup_train(self) -> None:
+        """Open the archives, split them, build model, losses, optimiser and trainer."""
+        if not self.fresh:
+            self._check_config()
+        self.dataset = self._open_dataset()
+        self.split = self._agree_on_split()
+        self.train_rows, self.test_rows = self._rows()
+        torch.manual_seed(self.config.seed)
+        self.model = self._build_model()
+        optimizer = self._build_optimizer()
+        criteria = self._loss(self.config.seg_loss), self._loss(self.config.depth_loss)
+        if self.fresh:
+            self._clear()  # not before all parts are known to be good
+        checkpoint = self.run_folder / TRAIN_CHECKPOINT
+        self.trainer = GPUTrainer(
+            self.model,
+            criteria,
+            optimizer,
+            self.config,
+            Subset(self.dataset, self.train_rows.tolist()),
+            Subset(self.dataset, self.test_rows.tolist()),
+            load_checkpoint(checkpoint) if checkpoint.exists() else None,
+            self.on_progress,
+        )
+        self._write_record()
+
+    def start_train(self) -> dict[str, float]:
+        """Train to the end, or to where Ctrl-C stops it; returns the last test metrics."""
+        if self.trainer is None:
+            self.setup_train()
+        assert self.trainer is not None
+        return self.trainer.start_train()
+
+    def _open_dataset(self) -> Any:
+        section = self.config.dataset
+        dataset = get_instance_v2(
+            datasets, section.name, section.root, self.config.zip_dir, suffix=section.suffix
+        )
+        if dataset.height % SIZE_MULTIPLE or dataset.width % SIZE_MULTIPLE:
+            raise DataError(
+                f"the pictures in {self.config.zip_dir} are {dataset.height} x {dataset.width}, "
+                f"and the network needs a multiple of {SIZE_MULTIPLE}; resize the archives first"
+            )
+        return dataset
+
+    def _agree_on_split(self) -> Split:
+        """The split of the run if it has one, else a new one."""
+        path = self.run_folder / SPLIT_FILE
+        if path.exists() and not self.fresh:
+            try:
+                record = json.loads(path.read_text(encoding="utf-8"))
+                kept = Split.from_json(record["split"])
+                before = record["archives"]
+            except (OSError, ValueError, KeyError, TypeError) as error:
+                raise DataError(f"{path} cannot be read; start the run anew") from error
+            changed = [
+                stem
+                for stem, digest in self.dataset.digests().items()
+                if before.get(stem) != digest
+            ]
+            if changed:
+                raise DataError(
+                    f"{', '.join(changed)} in {self.config.zip_dir} changed since the run in "
+                    f"{self.run_folder} began; train under another name, or start it anew"
+                )
+            return kept
+        fraction = self.config.dataset.split.test_fraction
+        groups = self.dataset.background_groups()
+        numbers = self.dataset.backgrounds.tolist()
+        return split_by_background(numbers, fraction, self.config.seed, groups)
+
+    def _rows(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        factor, seed = self.config.dataset.div_factor, self.config.seed
+        train, test = (
+            thin(rows, max(1, len(rows) // factor), seed)
+            for rows in self.split.rows(self.dataset.backgrounds)
+        )
+        return train, test
+
+    def _build_model(self) -> nn.Module:
+        model: nn.Module = get_instance_v2(models, self.config.model)
+        if self.config.augmentation is not None:
+            log.warning(
+                "augmentation: %s is not available yet; none is used", self.config.augmentation
+            )
+        if self.config.model_init is None:
+            return model
+        path = Path(self.config.model_init)
+        if path.exists():
+            load_model_state(model, load_checkpoint(path), path)
+        else:
+            log.warning("model_init: %s does not exist; the weights start at random", path)
+        return model
+
+    def _build_optimizer(self) -> Optimizer:
+        section = self.config.optimizer
+        groups = setup_param_groups(self.model, {"optimizer": {"type": section.type}})
+        return get_instance_v2(torch.optim, section.type, groups, **section.args)
+
+    def _loss(self, name: str) -> nn.Module:
+        constructor = find_constructor(losses, name)
+        if not issubclass(constructor, nn.Module):  # type: ignore[arg-type]
+            raise ConfigError(f"{name} is not a loss")
+        return get_instance_v2(losses, name)
+
+    def _check_config(self) -> None:
+        """Refuse to continue a run that was started with another configuration."""
+        path = self.run_folder / CONFIG_FILE
+        if not path.exists():
+            return
+        before = flatten(read_config(path))
+        # Through JSON, as the stored one went: a tuple has become a list there.
+        now = flatten(Config.model_validate(self.config.model_dump(mode="json")))
+        for key, value in now.items():
+            if key not in FREE_KEYS and before.get(key) != value:
+                raise ConfigError(
+                    f"the run in {self.run_folder} was started with {key} {before.get(key)!r}, and "
+                    f"it is now {value!r}; change it back, choose another name, or start it anew"
+                )
+
+    def _write_record(self) -> None:
+        text = yaml.safe_dump(self.config.model_dump(mode="json"), sort_keys=False)
+        record = {"split": self.split.to_json(), "archives": self.dataset.digests()}
+        _write_text(self.run_folder / CONFIG_FILE, text)
+        _write_text(self.run_folder / SPLIT_FILE, json.dumps(record, indent=1) + "\n")
+
+    def _clear(self) -> None:
+        """Remove what earlier runs of this name wrote, and nothing else."""
+        for name in (CONFIG_FILE, SPLIT_FILE, METRICS_FILE):
+            (self.run_folder / name).unlink(missing_ok=True)
+        for name in (TRAIN_CHECKPOINT, MODEL_CHECKPOINT):
+            path = self.run_folder / name
+            path.unlink(missing_ok=True)
+            best_twin(path).unlink(missing_ok=True)
+        for events in self.config.log_folder.glob("events.out.tfevents.*"):
+            events.unlink()
+
+
+def _write_text(path: Path, text: str) -> None:
+    write_atomic(path, lambda file: file.write(text.encode()))

@@ -1,0 +1,59 @@
+"""Train from the command line: `python -m vathos.train config.yaml [training.epochs=3 ...]`.
+
+This is the module that torchrun will start; for people there is `depthgen train`. The one rule: it
+only parses, calls `Runner` and logs; exit codes are 0 done, 1 refused, 2 usage, 130 after Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from typing import TYPE_CHECKING
+
+from depthgen.archive import ArchiveError
+from depthgen.images import ImageError
+from vathos.errors import ConfigError, VathosError
+from vathos.runner import Runner
+from vathos.utils import setup_logger
+from vathos.utils.config import read_config
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from vathos.trainer import Progress
+
+__all__ = ["main"]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Train as the arguments say and return the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m vathos.train", description="Train a network.")
+    parser.add_argument("config", help="configuration file (YAML)")
+    parser.add_argument("override", nargs="*", help="such as training.epochs=3")
+    parsed = parser.parse_args(arguments)
+    log = setup_logger("vathos")
+
+    def tell(progress: Progress) -> None:
+        numbers = " ".join(f"{key} {value:.4f}" for key, value in progress.metrics.items())
+        log.info(
+            "%s epoch %d/%d step %d/%d: %s, %.1f samples/s",
+            *(progress.phase, progress.epoch + 1, progress.epochs, progress.step, progress.steps),
+            *(numbers, progress.samples_per_second),
+        )
+
+    try:
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            raise ConfigError("this version trains in one process; start it without torchrun")
+        Runner(read_config(parsed.config, parsed.override), on_progress=tell).start_train()
+    except (VathosError, ArchiveError, ImageError) as error:
+        log.error("%s", error)
+        return 1
+    except KeyboardInterrupt:
+        log.warning("stopped and saved; the same command goes on from here")
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
