@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from depthgen.sources.rooms import Lamp, Room
 
 PERIOD = 4
-_AO_REACH_M = 0.7
+_AO_REACH_M = 0.55
 
 
 @dataclass
@@ -117,10 +117,12 @@ def _coordinates(
 
 def _within(panel: Panel, point: Floats) -> NDArray[np.bool_]:
     away = point - panel.centre[:, None].astype(point.dtype)
-    u = panel.edge_u @ away / (panel.edge_u @ panel.edge_u)
-    v = panel.edge_v @ away / (panel.edge_v @ panel.edge_v)
+    u = (panel.edge_u / (panel.edge_u @ panel.edge_u)).astype(point.dtype) @ away
+    v = (panel.edge_v / (panel.edge_v @ panel.edge_v)).astype(point.dtype) @ away
     inside: NDArray[np.bool_] = (
-        (np.abs(u) <= 1) & (np.abs(v) <= 1) & (np.abs(panel.normal @ away) < 5e-3)
+        (np.abs(u) <= 1)
+        & (np.abs(v) <= 1)
+        & (np.abs(panel.normal.astype(point.dtype) @ away) < 5e-3)
     )
     return inside
 
@@ -202,8 +204,13 @@ def visibility(
         sun = room.sun[:, None, None].astype(np.float32)
         reach, _ = shell(room.size, start, np.broadcast_to(sun, start.shape))
         rays.append(sun * reach)
+    facing = seen.normal.reshape(start.shape)
+    useful = [dot(ray, facing) > 0 for ray in rays]
+    if room.sun is not None:
+        useful[-1] = _from_sun(room, seen).reshape(start.shape[1:]) > 0
     rays.append(_around(seen.normal, start, cells(5)))
-    free = [~scene.occluded(start, ray) for ray in rays]
+    useful.append(seen.glow.reshape(start.shape).sum(axis=0) == 0)
+    free = [_unblocked(scene, start, ray, need) for ray, need in zip(rays, useful, strict=True)]
     blocks = height * width // TILE**2
     shares = np.zeros((len(rays), blocks, TILE**2), dtype=np.float32)
     shares[:, tiles] = np.stack(free)
@@ -214,6 +221,15 @@ def visibility(
         untiled(key.reshape(-1), height, width),
     )
     return np.stack([tiled(image)[tiles].reshape(-1) for image in soft])
+
+
+def _unblocked(scene: Scene, start: Floats, ray: Floats, need: NDArray[np.bool_]) -> Floats:
+    """Whether each ray is free; tiles in which no ray is needed are not asked about."""
+    free = np.ones(need.shape, dtype=np.float32)
+    asked = np.flatnonzero(need.any(axis=1))
+    if asked.size:
+        free[asked] = ~scene.occluded(start[:, asked], ray[:, asked])
+    return free
 
 
 def _to_panel(panel: Panel, start: Floats, place: tuple[Floats, Floats]) -> Floats:
@@ -298,8 +314,10 @@ def _from_sun(room: Room, seen: Surface) -> Floats:
     lit = np.zeros(seen.point.shape[1], dtype=np.float32)
     for panel in room.panels:
         if panel.visible and -(room.sun @ panel.normal) > 0.05:
-            gap = (panel.centre[:, None] - seen.point).T @ panel.normal / (room.sun @ panel.normal)
-            there = seen.point + room.sun[:, None] * gap
+            normal, sun = panel.normal.astype(np.float32), room.sun.astype(np.float32)
+            level = np.float32(panel.centre @ panel.normal)
+            gap = (level - normal @ seen.point) / np.float32(sun @ normal)
+            there = seen.point + sun[:, None] * gap
             lit[_within(panel, there)] = 1.0
     return lit * np.maximum(room.sun.astype(np.float32) @ seen.normal, 0)
 

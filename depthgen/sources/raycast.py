@@ -115,14 +115,16 @@ class Scene:
         return dark
 
     def _near(self, number: int, beam: _Beams) -> NDArray[np.intp]:
-        """The tiles that can meet a solid: their beams cross its box, grown by their radius."""
+        """The tiles that can meet a solid: their beams cross its box."""
         axes = self.rotation[number].astype(beam.start.dtype)
         centre = self.centre[number].astype(beam.start.dtype)
-        o = _apply(axes, beam.start - centre[:, None])
-        inverse = 1.0 / _nonzero(_apply(axes, beam.span))
-        width = (self.half[number].astype(o.dtype)[:, None] + beam.radius) * np.abs(inverse)
-        middle = -o * inverse
-        enter, leave = (middle - width).max(axis=0), (middle + width).min(axis=0)
+        o, d = _apply(axes, beam.start - centre[:, None]), _apply(axes, beam.span)
+        room = self.half[number].astype(o.dtype)[:, None] + beam.radius
+        # At t the beam is radius + t * growth wide: six conditions rate * t <= bound.
+        rate = _nonzero(np.concatenate([d - beam.growth, -d - beam.growth]))
+        limit = np.concatenate([room - o, room + o]) / rate
+        enter = np.where(rate < 0, limit, -np.inf).max(axis=0)
+        leave = np.where(rate > 0, limit, np.inf).min(axis=0)
         return np.flatnonzero((enter <= leave) & (leave >= 0) & (enter <= 1))
 
     def _meet(self, number: int, origin: Floats, direction: Floats) -> Floats:
@@ -171,17 +173,23 @@ def meet(shape: int, param: float, origin: Floats, direction: Floats) -> Floats:
 
 @dataclass(frozen=True)
 class _Beams:
-    """Capsules around the rays of each tile: `start`, `span` (3, tiles), `radius` (tiles,) in m."""
+    """Cones around the rays of each tile, from `start` over `span` (3, tiles), in metres.
+
+    `radius` (tiles,) is the width at the start, `growth` what it gains on the way.
+    """
 
     start: Floats
     span: Floats
     radius: Floats
+    growth: Floats
 
 
 def _beams(origin: Floats, direction: Floats, t_max: float) -> _Beams:
     ends = origin + direction * origin.dtype.type(t_max)
     start, end = origin.mean(axis=2), ends.mean(axis=2)
-    return _Beams(start, end - start, np.maximum(_spread(origin, start), _spread(ends, end)))
+    # A little more than needed: rounding must not lose a solid that a beam just touches.
+    radius, last = _spread(origin, start) + 1e-4, _spread(ends, end) + 1e-4
+    return _Beams(start, end - start, radius, last - radius)
 
 
 def _spread(points: Floats, middle: Floats) -> Floats:
