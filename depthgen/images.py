@@ -295,12 +295,20 @@ def resize(array: NDArray[Any], width: int, height: int, how: Filter) -> NDArray
 def moments(array: NDArray[Any]) -> tuple[list[float], list[float]]:
     """(sums, sums of squares) of (H, W) or (H, W, C), one a channel; C is at most 4.
 
-    Exact for integers while below 2^53, which 8 bits are up to 10^11 pixels and 16 bits to 10^6.
-    Half the time of `cv2.meanStdDev`, which is what the pictures of a large archive notice.
+    Whole numbers for integers, exact for 8 bits up to 10^10 pixels and for 16 bits up to 10^5; for
+    more the squares are right to 15 digits. Channel by channel takes half the time of all at once,
+    and `cv2.norm` would be faster still but rounds to float32.
     """
-    channels = cv2.split(array) if array.ndim == 3 else (array,)
-    sums = cv2.sumElems(array)[: len(channels)]
-    return list(sums), [cv2.norm(channel, cv2.NORM_L2SQR) for channel in channels]
+    count = array.shape[0] * array.shape[1]
+    sums, squares = [], []
+    for channel in cv2.split(array) if array.ndim == 3 else (array,):
+        mean, deviation = cv2.meanStdDev(channel)
+        average, spread = float(mean[0, 0]), float(deviation[0, 0])
+        sums.append(average * count)
+        squares.append((spread * spread + average * average) * count)
+    if array.dtype.kind in "iu":
+        return [float(round(each)) for each in sums], [float(round(each)) for each in squares]
+    return sums, squares
 
 
 def histogram(array: NDArray[np.uint8]) -> NDArray[np.int64]:
