@@ -133,64 +133,44 @@ def _tail(rng: Random, kind: Beast, fur: Colour) -> list[Limb]:
 
 
 def _head(rng: Random, kind: Beast, fur: Colour, nod: float, name: str) -> list[Limb]:
-    rise = kind.rise + nod
-    r, base = (
-        kind.skull,
-        np.array([kind.length / 2 + kind.chest * 0.35, 0, kind.back - kind.chest * 0.6]),
+    rise, r = kind.rise + nod, kind.skull
+    base = np.array([kind.length / 2 + kind.chest * 0.35, 0, kind.back - kind.chest * 0.6])
+    look, tilt = float(rng.uniform(-0.6, 0.6)), -0.35 + 0.3 * nod
+    skull = base + np.array([np.cos(rise), np.sin(look) * 0.25, np.sin(rise)]) * (
+        kind.neck + r * 0.6
     )
-    reach = kind.neck + r * 0.6
-    look = float(rng.uniform(-0.6, 0.6))
-    skull = base + np.array([np.cos(rise), np.sin(look) * 0.25, np.sin(rise)]) * reach
-    tilt = -0.35 + 0.3 * nod
     ahead = np.array([np.cos(look) * np.cos(tilt), np.sin(look) * np.cos(tilt), np.sin(tilt)])
     across = np.array([-np.sin(look), np.cos(look), 0])
     up = np.cross(ahead, across)
     nose = skull + ahead * (r * 0.75 + kind.snout) - up * r * 0.25
-    muzzle = srgb(0.85, 0.72, 0.66) if name == "cow" else fur
-    thick = max(kind.chest * 0.52, r * 0.62)
+    thick, wide = max(kind.chest * 0.52, r * 0.62) * 0.72, kind.chest * 0.72
+    root = _p(base - [kind.chest * 0.2, 0, 0])
     limbs = [
-        Limb(
-            _p(base - [kind.chest * 0.2, 0, 0]),
-            _p(skull),
-            kind.chest * 0.72,
-            thick * 0.72,
-            fur,
-            thick * 0.7,
-            True,
-        ),
+        Limb(root, _p(skull), wide, thick, fur, thick, True),
         Limb(_p(skull), _p(skull + ahead * r * 0.25), r, r * 0.9, fur, r * 0.5, True),
-        Limb(
-            _p(skull + ahead * r * 0.6 - up * r * 0.2),
-            _p(nose),
-            r * 0.66,
-            kind.muzzle,
-            fur,
-            r * 0.5,
-            True,
-        ),
-        Limb(
-            _p(nose),
-            _p(nose + ahead * kind.muzzle * 0.2),
-            kind.muzzle,
-            kind.muzzle,
-            muzzle,
-            kind.muzzle * 0.3,
-        ),
-        Limb(
-            _p(nose + ahead * kind.muzzle * 0.85 + up * kind.muzzle * 0.4),
-            _p(nose + ahead * kind.muzzle * 0.9 + up * kind.muzzle * 0.4),
-            kind.muzzle * 0.42,
-            kind.muzzle * 0.42,
-            _NOSE,
-            0.004,
-        ),
     ]
+    limbs += _snout(kind, fur, name, (skull + ahead * r * 0.6 - up * r * 0.2, nose), (ahead, up))
     for side in (-1, 1):
         limbs += _features(kind, fur, skull, (ahead, side * across, up), side)
     if name == "goat" and rng.random() < 0.7:
         chin = nose - up * kind.muzzle
         limbs.append(Limb(_p(chin), _p(chin - up * 0.1), 0.02, 0.006, fur, 0.02))
     return limbs + _horns(rng, kind, skull, ahead, across, up)
+
+
+def _snout(
+    kind: Beast, fur: Colour, name: str, line: tuple[Floats, Floats], frame: tuple[Floats, Floats]
+) -> list[Limb]:
+    """From the skull to the nose along `line`; `frame` is ahead and up."""
+    (root, nose), (ahead, up), m = line, frame, kind.muzzle
+    colour = srgb(0.85, 0.72, 0.66) if name == "cow" else fur
+    tip = nose + ahead * m * 0.85 + up * m * 0.4
+    blend = kind.skull * 0.5
+    return [
+        Limb(_p(root), _p(nose), kind.skull * 0.66, m, fur, blend, True),
+        Limb(_p(nose), _p(nose + ahead * m * 0.2), m, m, colour, m * 0.3),
+        Limb(_p(tip), _p(tip + ahead * m * 0.05), m * 0.42, m * 0.42, _NOSE, 0.004),
+    ]
 
 
 def _features(
@@ -225,37 +205,29 @@ def _horns(
     for side in (-1, 1):
         root = skull + up * r * 0.8 + across * side * r * 0.4
         if kind.horn == "antlers":
-            stem = root + up * 0.2 + across * side * 0.14 - ahead * 0.1
-            tip = stem + up * 0.24 + across * side * 0.06 + ahead * 0.1
-            limbs += [
-                Limb(_p(root), _p(stem), 0.019, 0.016, bone, 0.01),
-                Limb(_p(stem), _p(tip), 0.016, 0.007, bone, 0.01),
-                Limb(
-                    _p((root + stem) / 2),
-                    _p((root + stem) / 2 + up * 0.12 + ahead * 0.1),
-                    0.013,
-                    0.006,
-                    bone,
-                    0.01,
-                ),
-                Limb(
-                    _p(stem),
-                    _p(stem + up * 0.17 - ahead * 0.07 + across * side * 0.08),
-                    0.013,
-                    0.006,
-                    bone,
-                    0.01,
-                ),
-            ]
-        else:
-            bow = -ahead if kind.horn == "curved" else across * side
-            stem = root + up * r * 0.8 + bow * r * (0.5 if kind.horn == "curved" else 1.0)
-            tip = stem + bow * r * 1.0 + up * r * (-0.1 if kind.horn == "curved" else 0.6)
-            limbs += [
-                Limb(_p(root), _p(stem), r * 0.2, r * 0.15, bone, 0.01),
-                Limb(_p(stem), _p(tip), r * 0.15, r * 0.05, bone, 0.01),
-            ]
+            limbs += _antler(root, ahead, across * side, up, bone)
+            continue
+        bow = -ahead if kind.horn == "curved" else across * side
+        stem = root + up * r * 0.8 + bow * r * (0.5 if kind.horn == "curved" else 1.0)
+        tip = stem + bow * r * 1.0 + up * r * (-0.1 if kind.horn == "curved" else 0.6)
+        limbs += [
+            Limb(_p(root), _p(stem), r * 0.2, r * 0.15, bone, 0.01),
+            Limb(_p(stem), _p(tip), r * 0.15, r * 0.05, bone, 0.01),
+        ]
     return limbs
+
+
+def _antler(root: Floats, ahead: Floats, outward: Floats, up: Floats, bone: Colour) -> list[Limb]:
+    stem = root + up * 0.2 + outward * 0.14 - ahead * 0.1
+    tip = stem + up * 0.24 + outward * 0.06 + ahead * 0.1
+    fork = (root + stem) / 2
+    brow, back = fork + up * 0.12 + ahead * 0.1, stem + up * 0.17 - ahead * 0.07 + outward * 0.08
+    return [
+        Limb(_p(root), _p(stem), 0.019, 0.016, bone, 0.01),
+        Limb(_p(stem), _p(tip), 0.016, 0.007, bone, 0.01),
+        Limb(_p(fork), _p(brow), 0.013, 0.006, bone, 0.01),
+        Limb(_p(stem), _p(back), 0.013, 0.006, bone, 0.01),
+    ]
 
 
 def _p(point: Floats) -> Point:

@@ -90,31 +90,7 @@ def _window(
     if rng.random() < 0.4:
         parts.append(box(0, -0.02, sill + tall * 0.62, wide, 0.04, 0.04, frame))
     if rng.random() < 0.6:
-        colour = varied(rng, (0.85, 0.82, 0.76), 0.12)
-        cloth = Material(colour, darker(colour, 0.85), FABRIC, 0.05)
-        top = min(sill + tall + 0.12, float(size[2]) - 0.03)
-        low = 0.02 if rng.random() < 0.7 else sill - 0.15
-        for side in (-1, 1):
-            parts += [
-                post(
-                    side * (wide / 2 + 0.02 + 0.075 * k),
-                    -0.13 - 0.02 * (k % 2),
-                    low,
-                    0.05,
-                    top - low,
-                    cloth,
-                )
-                for k in range(5)
-            ]
-        rod = Solid(
-            FRUSTUM,
-            (0, -0.14, top),
-            (0.013, 0.013, wide / 2 + 0.5),
-            kit.metal,
-            1.0,
-            turn(roll=np.pi / 2),
-        )
-        parts.append(rod)
+        parts += _curtains(rng, kit, wide, sill, min(sill + tall + 0.12, float(size[2]) - 0.03))
     solids += placed(parts, yaw, at)
     axes = turn(yaw)
     centre = np.asarray(at) + np.array([0, 0, sill + tall / 2])
@@ -125,6 +101,20 @@ def _window(
         -axes[1],
         np.array([0.95, 1.0, 1.08]) * rng.uniform(2.2, 4.0),
     )
+
+
+def _curtains(rng: Random, kit: Kit, wide: float, sill: float, top: float) -> list[Solid]:
+    """Two curtains of five folds each on a rod at height `top`."""
+    colour = varied(rng, (0.85, 0.82, 0.76), 0.12)
+    cloth = Material(colour, darker(colour, 0.85), FABRIC, 0.05)
+    low = 0.02 if rng.random() < 0.7 else sill - 0.15
+    parts = []
+    for side in (-1, 1):
+        for k in range(5):
+            x, y = side * (wide / 2 + 0.02 + 0.075 * k), -0.13 - 0.02 * (k % 2)
+            parts.append(post(x, y, low, 0.05, top - low, cloth))
+    half, lying = (0.013, 0.013, wide / 2 + 0.5), turn(roll=np.pi / 2)
+    return [*parts, Solid(FRUSTUM, (0, -0.14, top), half, kit.metal, 1.0, lying)]
 
 
 def _door(

@@ -165,26 +165,10 @@ def _head(rng: Random, outfit: Dress, drop: float) -> list[Limb]:
         Limb(at(-0.016, -0.073, 1.573), at(0.016, -0.073, 1.573), 0.0075, 0.0075, lips, 0.003)
     )
     for side in (-1, 1):
-        limbs.append(
-            Limb(
-                at(0.031 * side, -0.079, 1.652),
-                at(0.034 * side, -0.079, 1.652),
-                0.0105,
-                0.0105,
-                EYE,
-                0.002,
-            )
-        )
-        limbs.append(
-            Limb(
-                at(0.088 * side, 0.005, 1.645),
-                at(0.09 * side, 0.008, 1.62),
-                0.016,
-                0.012,
-                skin,
-                0.008,
-            )
-        )
+        eye, ear = at(0.0325 * side, -0.079, 1.652), at(0.088 * side, 0.005, 1.645)
+        lobe = at(0.09 * side, 0.008, 1.62)
+        limbs.append(Limb(eye, eye, 0.0115, 0.0115, EYE, 0.002))
+        limbs.append(Limb(ear, lobe, 0.016, 0.012, skin, 0.008))
     if outfit.long_hair:
         limbs += [
             Limb(at(0.06 * k, 0.05, 1.68), at(0.075 * k, 0.06, 1.42), 0.06, 0.045, hair, 0.03)

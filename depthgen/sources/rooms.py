@@ -60,6 +60,20 @@ _WALLS = (
     (0.45, 0.55, 0.62),
 )
 
+_PIECES = (
+    "sofa",
+    "shelf",
+    "cabinet",
+    "bed",
+    "armchair",
+    "plant",
+    "lamp",
+    "cabinet",
+    "shelf",
+    "plant",
+    "chair",
+)
+
 
 @dataclass(frozen=True)
 class Lamp:
@@ -261,47 +275,37 @@ def _furnish(
     solids: list[Solid],
 ) -> None:
     plan = _Floorplan(size, camera)
-    names = [
-        "sofa",
-        "shelf",
-        "cabinet",
-        "bed",
-        "armchair",
-        "plant",
-        "lamp",
-        "cabinet",
-        "shelf",
-        "plant",
-        "chair",
-    ]
     first = [["sofa", "bed", "cabinet"][rng.integers(3)]]
-    order = first + [str(n) for n in rng.permutation(names)]
+    order = first + [str(n) for n in rng.permutation(_PIECES)]
     beds = 0
     for name in order[: int(rng.integers(6, 11))]:
         beds += name == "bed"
         if name == "bed" and beds > 1:
             continue
         for _ in range(12):
-            thing = BUILDERS[name](rng, kit)
-            wall = int(rng.choice([NORTH, WEST, EAST]))
-            length = float(size[0] if wall == NORTH else size[1])
-            along = float(rng.uniform(0.05, 0.95)) * length
-            yaw, at = wall_frame(size, wall, along)
-            low, high = extent(thing)
-            blocked = high[2] > 0.85 and any(
-                w == wall and a < along + high[0] and along + low[0] < b for w, a, b in taken
-            )
-            back = float(high[1]) + 0.03 + float(rng.uniform(0, 0.04))
-            thing = placed(
-                [replace(s, centre=(s.centre[0], s.centre[1] - back, s.centre[2])) for s in thing],
-                yaw,
-                at,
-            )
-            if not blocked and plan.add(thing, 0.05):
+            thing = _against_a_wall(rng, size, BUILDERS[name](rng, kit), taken)
+            if thing and plan.add(thing, 0.05):
                 solids += thing
                 break
     _centre_piece(rng, size, kit, plan, solids)
     pictures(rng, size, kit, taken, solids)
+
+
+def _against_a_wall(
+    rng: Random, size: Floats, thing: list[Solid], taken: list[tuple[int, float, float]]
+) -> list[Solid]:
+    """The thing moved to some wall, or nothing if it would hide a window or a door."""
+    wall = int(rng.choice([NORTH, WEST, EAST]))
+    length = float(size[0] if wall == NORTH else size[1])
+    along = float(rng.uniform(0.05, 0.95)) * length
+    yaw, at = wall_frame(size, wall, along)
+    low, high = extent(thing)
+    back = float(high[1]) + 0.03 + float(rng.uniform(0, 0.04))
+    if high[2] > 0.85 and any(
+        w == wall and a < along + high[0] and along + low[0] < b for w, a, b in taken
+    ):
+        return []
+    return placed(placed(thing, 0.0, (0.0, -back, 0.0)), yaw, at)
 
 
 def _centre_piece(
