@@ -22,6 +22,8 @@ from PIL import Image, ImageOps
 from depthgen.errors import DepthgenError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
 Data = bytes | bytearray | memoryview
@@ -292,23 +294,41 @@ def resize(array: NDArray[Any], width: int, height: int, how: Filter) -> NDArray
     return np.array(picture.resize((width, height), _RESAMPLING[how]))
 
 
-def moments(array: NDArray[Any]) -> tuple[list[float], list[float]]:
-    """(sums, sums of squares) of (H, W) or (H, W, C), one a channel; C is at most 4.
+class Moments:
+    """Sums and sums of squares of pictures, one after the other.
 
-    Whole numbers for integers, exact for 8 bits up to 10^10 pixels and for 16 bits up to 10^5; for
-    more the squares are right to 15 digits. Channel by channel takes half the time of all at once,
-    and `cv2.norm` would be faster still but rounds to float32.
+    It keeps the planes that it splits a picture into: fresh memory for each would cost a third of
+    the time. Channel by channel takes half the time of `cv2.meanStdDev` on all at once; `cv2.norm`
+    would be faster still, but rounds to float32.
     """
-    count = array.shape[0] * array.shape[1]
-    sums, squares = [], []
-    for channel in cv2.split(array) if array.ndim == 3 else (array,):
-        mean, deviation = cv2.meanStdDev(channel)
-        average, spread = float(mean[0, 0]), float(deviation[0, 0])
-        sums.append(average * count)
-        squares.append((spread * spread + average * average) * count)
-    if array.dtype.kind in "iu":
-        return [float(round(each)) for each in sums], [float(round(each)) for each in squares]
-    return sums, squares
+
+    def __init__(self) -> None:
+        self._planes: list[NDArray[Any]] = []
+
+    def __call__(self, array: NDArray[Any]) -> tuple[list[float], list[float]]:
+        """(sums, sums of squares) of (H, W) or (H, W, C), one a channel.
+
+        Whole numbers for integers, exact for 8 bits up to 10^10 pixels and for 16 bits up to 10^5;
+        for more the squares are right to 15 digits.
+        """
+        count = array.shape[0] * array.shape[1]
+        sums, squares = [], []
+        for plane in self._split(array):
+            mean, deviation = cv2.meanStdDev(plane)
+            average, spread = mean.item(), deviation.item()
+            sums.append(average * count)
+            squares.append((spread * spread + average * average) * count)
+        if array.dtype.kind in "iu":
+            return [float(round(each)) for each in sums], [float(round(each)) for each in squares]
+        return sums, squares
+
+    def _split(self, array: NDArray[Any]) -> Sequence[NDArray[Any]]:
+        if array.ndim == 2:
+            return (array,)
+        shape = array.shape[:2]
+        if [(each.shape, each.dtype) for each in self._planes] != [(shape, array.dtype)] * 3:
+            self._planes = [np.empty(shape, array.dtype) for _ in range(array.shape[2])]
+        return cv2.split(array, self._planes)
 
 
 def histogram(array: NDArray[np.uint8]) -> NDArray[np.int64]:
