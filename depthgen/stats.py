@@ -214,7 +214,7 @@ class Measure:
 
     def __call__(self, item: tuple[str, int, int]) -> Part | None:
         name, start, stop = item
-        archive = self._archives[name]
+        archive, moments = self._archives[name], images.Moments()
         depth, mode = name.startswith("depth"), "L" if "mask" in name else "RGB"
         rows: list[tuple[int, list[float], list[float]]] = []
         histogram: NDArray[np.int64] | None = None
@@ -228,7 +228,7 @@ class Measure:
             else:
                 pixels = images.decode(archive[index], mode, name=member)  # type: ignore[arg-type]
             dtypes.add(pixels.dtype)
-            rows.append((pixels.shape[0] * pixels.shape[1], *images.moments(pixels)))
+            rows.append((pixels.shape[0] * pixels.shape[1], *moments(pixels)))
             if index % HISTOGRAM_EVERY == 0:
                 counts = images.histogram(_in_steps(pixels))
                 histogram = counts if histogram is None else histogram + counts
