@@ -127,12 +127,26 @@ def run(workspace: Workspace, options: StatsOptions, progress: Progress = no_pro
             # The picture first: once the figures are there, nothing is missing.
             write_atomically(outputs[1], draw(both))
             _write(workspace, both)
+        stage.manifest.reads = {f"{name}.zip": digest for name, digest in digests.items()}
         summary = stage.finish({name: both[name].pictures for name in digests})
     return summary if measured else Summary("stats", summary.counts, outputs, already_done=True)
 
 
 def _is_fresh(known: ArchiveStats | None, digest: str) -> bool:
     return known is not None and known.digest == digest
+
+
+def table(workspace: Workspace) -> str:
+    """What the last run measured, as lines of text: one an archive and channel."""
+    lines = ["archive             | pictures | channel | mean   | std    | std of images"]
+    for name, stats in read_stats(workspace).items():
+        rows = zip(stats.channels, stats.mean, stats.std, stats.std_of_images, strict=True)
+        for channel, mean, std, std_of_images in rows:
+            lines.append(
+                f"{name:19} | {stats.pictures:8} | {channel:7} | {mean:.4f} | {std:.4f} "
+                f"| {std_of_images:.4f}"
+            )
+    return "\n".join(lines)
 
 
 def _digests(workspace: Workspace, options: StatsOptions) -> dict[str, str]:

@@ -15,7 +15,8 @@ from PIL import Image
 from depthgen.archive import ArchiveWriter, shard_path
 from depthgen.errors import OptionsError, StageError
 from depthgen.images import ImageError, encode_mask, encode_png
-from depthgen.stats import StatsOptions, picture_path, read_stats, run
+from depthgen.stats import StatsOptions, picture_path, read_stats, run, table
+from depthgen.status import status
 from depthgen.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -166,8 +167,18 @@ def test_the_table_and_the_picture_can_be_opened(workspace: Workspace) -> None:
     write(workspace, "bg", [png(pixels) for pixels in pictures(3, (8, 8, 3))])
     run(workspace, StatsOptions(workers=1))
     assert json.loads(workspace.stats.read_text())["archives"]["bg"]["pictures"] == 3
+    mean = read_stats(workspace)["bg"].mean[0]
+    assert f"bg                  |        3 | red     | {mean:.4f}" in table(workspace)
     with Image.open(picture_path(workspace)) as picture:
         assert picture.size[0] > 500
+
+
+def test_status_tells_when_figures_are_of_an_older_archive(workspace: Workspace) -> None:
+    write(workspace, "bg", [png(pixels) for pixels in pictures(3, (8, 8, 3))])
+    run(workspace, StatsOptions(workers=1))
+    workspace.archive("bg").unlink()
+    write(workspace, "bg", [png(pixels) for pixels in pictures(4, (8, 8, 3))])
+    assert [each.state for each in status(workspace).stages if each.stage == "stats"] == ["stale"]
 
 
 def test_missing_and_damaged_input_is_one_sentence(workspace: Workspace) -> None:

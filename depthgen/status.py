@@ -1,0 +1,262 @@
+"""What has been done in a workspace, what is missing, and what to type next.
+
+The one rule: status only reads, and takes no lock, so that it can be asked while a stage runs.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+from depthgen.archive import Archive, ArchiveError
+from depthgen.archive.format import LOCAL, LOCAL_SIGNATURE, decode_name
+from depthgen.errors import StageError
+from depthgen.stage import Manifest
+from depthgen.workspace import Workspace, parse_member, parse_picture
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+State = Literal["missing", "unfinished", "done", "stale", "damaged"]
+
+_TAIL_BYTES = 4 << 20
+# In the order of the chain: stage, its archives, the command that runs it.
+_CHAIN = (
+    ("mask", ("fg", "fg_mask"), "mask"),
+    ("crop", ("bg",), "crop"),
+    ("composite", ("fg_bg", "fg_bg_mask"), "composite"),
+    ("depthmap", ("depth_fg_bg",), "depthmap"),
+    ("stats", (), "stats"),
+)
+_RENDER = "depthgen render"
+
+
+@dataclass(frozen=True)
+class StageStatus:
+    """One stage. progress: how far an unfinished archive is; note: what is wrong, if anything."""
+
+    stage: str
+    state: State
+    counts: dict[str, int] = field(default_factory=dict)
+    finished: str = ""
+    settings: dict[str, Any] = field(default_factory=dict)
+    progress: dict[str, str] = field(default_factory=dict)
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class WorkspaceStatus:
+    """The whole workspace. sources: pictures there are, by kind. lock: who works in it now."""
+
+    root: str
+    sources: dict[str, int]
+    stages: tuple[StageStatus, ...]
+    runs: tuple[str, ...]
+    lock: str
+    next_command: str
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def text(self) -> str:
+        """Lines for a person."""
+        sources = ", ".join(f"{count} {kind}" for kind, count in self.sources.items())
+        lines = [f"{self.root}: {sources} in sources"]
+        for each in self.stages:
+            details = [f"{name} {count}" for name, count in each.counts.items()]
+            details += [f"{name} {progress}" for name, progress in each.progress.items()]
+            details += [part for part in (each.finished, each.note) if part]
+            lines.append(f"  {each.stage:24} {each.state:10} {', '.join(details)}".rstrip())
+        if self.runs:
+            lines.append(f"  {'train':24} {'runs':10} {', '.join(self.runs)}")
+        if self.lock:
+            lines.append(f"in use by {self.lock}")
+        instead = f", or `{_RENDER}`" if "crawl" in self.next_command else ""
+        lines.append(f"next: `{self.next_command}`{instead}")
+        return "\n".join(lines)
+
+
+def status(workspace: Workspace) -> WorkspaceStatus:
+    """Look at a workspace; one that does not exist is an empty one."""
+    sources = {kind: _pictures(workspace.sources(kind)) for kind in ("bg", "fg", "bg_depth")}
+    stages = tuple(_stages(workspace))
+    runs = workspace.runs
+    return WorkspaceStatus(
+        root=str(workspace.root),
+        sources=sources,
+        stages=stages,
+        runs=tuple(sorted(path.name for path in runs.iterdir() if path.is_dir()))
+        if runs.is_dir()
+        else (),
+        lock=_holder(workspace.lock),
+        next_command=_next(sources, stages),
+    )
+
+
+def _pictures(folder: Path) -> int:
+    return sum(parse_picture(path.name) is not None for path in folder.glob("*"))
+
+
+def _stages(workspace: Workspace) -> list[StageStatus]:
+    """The stages of the chain, and others that have left a manifest."""
+    digests: dict[str, str | None] = {}
+    chain = [_stage(workspace, name, archives, digests) for name, archives, _ in _CHAIN]
+    known = {name for name, _, _ in _CHAIN}
+    others = sorted(
+        path.stem
+        for path in workspace.manifest("any").parent.glob("*.json")
+        if path.stem not in known
+    )
+    before = [name for name in others if name.startswith(("crawl", "render"))]
+    after = [name for name in others if name not in before]
+    return [
+        *(_stage(workspace, name, (), digests) for name in before),
+        *chain,
+        *(_stage(workspace, name, _resized(name), digests) for name in after),
+    ]
+
+
+def _resized(stage: str) -> tuple[str, ...]:
+    return (stage.removeprefix("resize_"),) if stage.startswith("resize_") else ()
+
+
+def _stage(
+    workspace: Workspace, name: str, archives: tuple[str, ...], digests: dict[str, str | None]
+) -> StageStatus:
+    try:
+        manifest = Manifest.read(workspace.manifest(name))
+    except StageError as error:
+        return StageStatus(name, "damaged", note=str(error))
+    if manifest is None:
+        return StageStatus(name, "missing")
+    state: State = "done" if manifest.state == "done" else "unfinished"
+    note = ""
+    gone = [each for each in archives if not _files(workspace, each)]
+    changed = [
+        read
+        for read, digest in manifest.reads.items()
+        if read.endswith(".zip") and _digest(workspace, read, digests) not in (None, digest)
+    ]
+    if state == "done" and gone:
+        state, note = "unfinished", f"{', '.join(gone)}.zip is gone"
+    if changed:
+        state, note = "stale", f"{', '.join(changed)} has changed since"
+    return StageStatus(
+        stage=name,
+        state=state,
+        counts=manifest.counts,
+        finished=manifest.finished,
+        settings=manifest.settings,
+        progress=_progress(workspace, archives, manifest) if state == "unfinished" else {},
+        note=note,
+    )
+
+
+def _files(workspace: Workspace, name: str) -> list[Path]:
+    path = workspace.archive(name)
+    return [each for each in (path, *path.parent.glob(f"{name}-*-of-*.zip")) if each.exists()]
+
+
+def _digest(workspace: Workspace, read: str, digests: dict[str, str | None]) -> str | None:
+    """The digest of an archive as it is now; None if it cannot be opened."""
+    if read not in digests:
+        try:
+            with Archive.open(workspace.archive(read.removesuffix(".zip"))) as archive:
+                digests[read] = archive.digest()
+        except ArchiveError:
+            digests[read] = None
+    return digests[read]
+
+
+def _progress(
+    workspace: Workspace, archives: tuple[str, ...], manifest: Manifest
+) -> dict[str, str]:
+    """For each partial file: the last sample in it, out of how many, and its size."""
+    found = {}
+    for name in archives:
+        path = workspace.archive(name)
+        partials = [*path.parent.glob(f"{name}.zip.partial")]
+        partials += path.parent.glob(f"{name}-*-of-*.zip.partial")
+        for partial in sorted(partials):
+            megabytes = partial.stat().st_size / 1e6
+            number = last_number(partial)
+            total = _total(manifest) if number is not None else None
+            parts = [] if number is None else [f"at number {number}"]
+            parts += [f"of {total}"] if total else []
+            found[partial.name] = " ".join((*parts, f"({megabytes:.1f} MB)"))
+    return found
+
+
+def _total(manifest: Manifest) -> int | None:
+    """How many samples composite is to make, as far as its settings say."""
+    settings = manifest.settings
+    try:
+        pairs = int(settings["bg"]) * int(settings["fg"])
+        return pairs * int(settings["placements"]) * (2 if settings["flip"] else 1)
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
+def last_number(partial: Path) -> int | None:
+    """The sample index or picture number of the last member that begins in the file's tail.
+
+    A whole scan would read gigabytes; members are written in order, so the last name says it all.
+    """
+    with partial.open("rb") as stream:
+        stream.seek(max(0, partial.stat().st_size - _TAIL_BYTES))
+        tail = stream.read()
+    for match in reversed([*re.finditer(re.escape(LOCAL_SIGNATURE), tail)]):
+        header = tail[match.start() : match.start() + LOCAL.size]
+        if len(header) < LOCAL.size:
+            continue
+        flags, size = (LOCAL.unpack(header)[at] for at in (2, 9))
+        start = match.start() + LOCAL.size
+        name = decode_name(tail[start : start + size], flags)
+        sample, picture = parse_member(name), parse_picture(name)
+        if sample is not None:
+            return sample.index
+        if picture is not None and len(name) == size:
+            return picture[1]
+    return None
+
+
+def _holder(lock: Path) -> str:
+    """Who holds the lock, as its file says; empty if nobody does.
+
+    The lock itself is not tried: POSIX would drop it if this process held it.
+    """
+    try:
+        pid, host = lock.read_text("utf-8").split()
+        if host == socket.gethostname() and not _is_alive(int(pid)):
+            return ""
+    except (OSError, ValueError):
+        return ""
+    return f"process {pid} on {host}"
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _next(sources: dict[str, int], stages: tuple[StageStatus, ...]) -> str:
+    """The first command of the chain that is not done."""
+    states = {each.stage: each.state for each in stages}
+    for stage, _, command in _CHAIN:
+        kind = {"mask": "fg", "crop": "bg"}.get(stage)
+        if kind and not sources[kind] and states[stage] != "done":
+            return f"depthgen crawl --source folder --kind {kind} --from DIR"
+        # stats measures what has changed without being told to.
+        if states[stage] == "stale" and stage != "stats":
+            return f"depthgen {command} --overwrite"
+        if states[stage] != "done":
+            return f"depthgen {command}"
+    return "depthgen train config.yaml"

@@ -1,0 +1,149 @@
+"""What status says at each point of the chain."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from depthgen.archive import Archive, ArchiveWriter
+from depthgen.lock import hold_lock
+from depthgen.stage import Manifest
+from depthgen.status import last_number, status
+from depthgen.workspace import Member, Workspace, sample_member
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Workspace:
+    return Workspace(tmp_path)
+
+
+def put_sources(workspace: Workspace) -> None:
+    for kind in ("bg", "fg"):
+        folder = workspace.root / "sources" / kind
+        folder.mkdir(parents=True)
+        (folder / f"{kind}_000.png").write_bytes(b"")
+
+
+def finish(workspace: Workspace, stage: str, *archives: str, **reads: str) -> None:
+    for name in archives:
+        with ArchiveWriter(workspace.archive(name)) as writer:
+            writer.add(f"{name}/{name}_000.png", stage.encode())
+    digests = {f"{name}.zip": digest for name, digest in reads.items()}
+    Manifest(stage, {"size": 8}, digests, "done", counts={stage: 3}, finished="2026").write(
+        workspace.manifest(stage)
+    )
+
+
+def state(workspace: Workspace, stage: str) -> str:
+    return next(each.state for each in status(workspace).stages if each.stage == stage)
+
+
+def test_the_next_command_walks_along_the_chain(workspace: Workspace) -> None:
+    assert "depthgen crawl --source folder --kind fg" in status(workspace).next_command
+    put_sources(workspace)
+    steps = {
+        "mask": ("fg", "fg_mask"),
+        "crop": ("bg",),
+        "composite": ("fg_bg", "fg_bg_mask"),
+        "depthmap": ("depth_fg_bg",),
+        "stats": (),
+    }
+    for stage, archives in steps.items():
+        assert status(workspace).next_command == f"depthgen {stage}"
+        finish(workspace, stage, *archives)
+        assert state(workspace, stage) == "done"
+    assert status(workspace).next_command == "depthgen train config.yaml"
+
+
+def test_a_finished_stage_shows_counts_settings_and_time(workspace: Workspace) -> None:
+    put_sources(workspace)
+    finish(workspace, "mask", "fg", "fg_mask")
+    report = status(workspace)
+    mask = next(each for each in report.stages if each.stage == "mask")
+    assert (mask.counts, mask.settings, mask.finished) == ({"mask": 3}, {"size": 8}, "2026")
+    assert json.loads(json.dumps(report.to_json()))["sources"] == {"bg": 1, "fg": 1, "bg_depth": 0}
+    assert "mask 3, 2026" in report.text()
+
+
+def test_a_stage_whose_input_changed_is_stale(workspace: Workspace) -> None:
+    put_sources(workspace)
+    finish(workspace, "mask", "fg", "fg_mask")
+    finish(workspace, "crop", "bg")
+    with Archive(workspace.archive("bg")) as archive:
+        digest = archive.digest()
+    finish(workspace, "composite", "fg_bg", "fg_bg_mask", bg=digest)
+    assert state(workspace, "composite") == "done"
+    finish(workspace, "composite", bg="0" * 64)
+    assert state(workspace, "composite") == "stale"
+    assert status(workspace).next_command == "depthgen composite --overwrite"
+
+
+def test_a_lost_archive_and_a_damaged_manifest_are_told(workspace: Workspace) -> None:
+    finish(workspace, "mask", "fg", "fg_mask")
+    workspace.archive("fg_mask").unlink()
+    assert state(workspace, "mask") == "unfinished"
+    workspace.manifest("crop").write_text("{")
+    assert state(workspace, "crop") == "damaged"
+
+
+def test_a_partial_archive_says_how_far_it_is(workspace: Workspace) -> None:
+    settings = {"bg": 2, "fg": 3, "placements": 5, "flip": True}
+    Manifest("composite", settings, {}).write(workspace.manifest("composite"))
+    writer = ArchiveWriter(workspace.archive("fg_bg"))
+    for index in range(7):
+        writer.add(sample_member("fg_bg", Member(0, 0, index), ".jpg"), b"PK\3\4" + bytes(40))
+    writer.add("labels/bg_000_label_info.txt", b"")
+    writer.suspend()
+    assert last_number(writer.partial) == 6
+    composite = next(each for each in status(workspace).stages if each.stage == "composite")
+    assert composite.state == "unfinished"
+    assert composite.progress["fg_bg.zip.partial"].startswith("at number 6 of 60")
+
+
+def test_an_empty_partial_has_no_number(tmp_path: Path) -> None:
+    partial = tmp_path / "x.zip.partial"
+    partial.write_bytes(b"")
+    assert last_number(partial) is None
+
+
+def test_the_holder_of_the_lock_is_named_and_a_dead_one_is_not(workspace: Workspace) -> None:
+    assert status(workspace).lock == ""
+    code = (
+        "import sys, pathlib; from depthgen.lock import hold_lock\n"
+        "with hold_lock(pathlib.Path(sys.argv[1])): print(flush=True); sys.stdin.read()"
+    )
+    command = [sys.executable, "-c", code, str(workspace.lock)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+        assert holder.stdout is not None
+        holder.stdout.readline()
+        assert status(workspace).lock.startswith(f"process {holder.pid} on ")
+        holder.kill()
+        holder.wait()
+    assert workspace.lock.exists()
+    assert status(workspace).lock == ""
+    with hold_lock(workspace.lock):
+        assert str(os.getpid()) in workspace.lock.read_text()
+
+
+def test_other_stages_and_runs_are_listed(workspace: Workspace) -> None:
+    finish(workspace, "crawl_fg")
+    finish(workspace, "resize_bg_small", "bg_small")
+    workspace.run_folder("first").mkdir(parents=True)
+    report = status(workspace)
+    names = [each.stage for each in report.stages]
+    assert (names[0], names[-1]) == ("crawl_fg", "resize_bg_small")
+    assert report.runs == ("first",)
+
+
+def test_nothing_heavy_is_loaded() -> None:
+    code = "import sys, depthgen.status; print({'torch', 'cv2', 'PIL'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
