@@ -31,9 +31,12 @@ class Cutout:
     mask: NDArray[np.bool_]
 
     @classmethod
-    def prepare(cls, rgba: NDArray[np.uint8], width: int, height: int, flip: bool) -> Cutout:
-        """Resize (h, w, 4) with straight alpha (bicubic, premultiplied), then mirror if `flip`."""
-        pixels = images.resize(rgba, width, height, "bicubic")
+    def prepare(cls, pixels: NDArray[np.uint8], width: int, height: int, flip: bool) -> Cutout:
+        """Resize (h, w, 4) with straight alpha (bicubic, premultiplied), then mirror if `flip`.
+
+        The order of the colours is the caller's, as long as it is the background's too.
+        """
+        pixels = images.resize(pixels, width, height, "bicubic")
         if flip:
             pixels = pixels[:, ::-1]
         alpha = np.repeat(pixels[:, :, 3:].astype(np.uint16), 3, axis=2)

@@ -146,7 +146,7 @@ class Compositor:
 
     def _sizes(self, fg: int) -> NDArray[np.int64]:
         if fg not in self._size_tables:
-            height, width = self._rgba(fg).shape[:2]
+            height, width = self._bgra(fg).shape[:2]
             fractions = scales(*self.options.scale)
             self._size_tables[fg] = cutout_sizes(width, height, self.side, fractions)
         return self._size_tables[fg]
@@ -156,7 +156,7 @@ class Compositor:
         cutout = self._cutouts.get(key)
         if cutout is None:
             width, height = self._sizes(fg)[size].tolist()
-            cutout = Cutout.prepare(self._rgba(fg), width, height, bool(flip))
+            cutout = Cutout.prepare(self._bgra(fg), width, height, bool(flip))
             self._cached_bytes += cutout.nbytes
             while self._cached_bytes > _CUTOUT_CACHE_BYTES and self._cutouts:
                 oldest = self._cutouts.pop(next(iter(self._cutouts)))
@@ -164,9 +164,12 @@ class Compositor:
             self._cutouts[key] = cutout
         return cutout
 
-    def _rgba(self, fg: int) -> NDArray[np.uint8]:
+    # Pictures are kept in BGR order here: the one encoder that can write rows wants it so.
+
+    def _bgra(self, fg: int) -> NDArray[np.uint8]:
         name = picture_member("fg", "fg", fg, ".png")
-        return images.decode(self._archives["fg"][name], "RGBA", name=name)
+        rgba = images.decode(self._archives["fg"][name], "RGBA", name=name)
+        return np.ascontiguousarray(rgba[:, :, [2, 1, 0, 3]])
 
     def _background(self, bg: int) -> NDArray[np.uint8]:
         name = picture_member("bg", "bg", bg, ".jpg")
