@@ -188,7 +188,8 @@ class BaseTrainer(ABC):
             samples = len(stored["bg"])
             meter.add(means, samples)
             clock.samples += samples
-            if number % self.config.training.log_every == 0:
+            due = number % self.config.training.log_every == 0
+            if due and number < len(self.test_batches):
                 self._tell("test", epoch, meter.read(), clock, number, done=False)
             self._interrupts.check()
         metrics = meter.read()
