@@ -91,14 +91,14 @@ def _package(topic: str, name: str, advice: str) -> Finding:
 
 
 def _restart_markers() -> Finding:
-    """Compositing splices JPEG rows, for which OpenCV must write restart markers."""
+    """Compositing splices JPEG cells, for which OpenCV must write restart markers."""
     name, topic = "JPEG restart markers", "codecs"
     try:
         import numpy as np
 
         from depthgen import images
 
-        jpeg = images.encode_jpeg_rows(np.zeros((64, 64, 3), np.uint8), 90)
+        jpeg = images.encode_jpeg_cells(np.zeros((64, 64, 3), np.uint8), 90, blocks=2)
     except Exception as error:  # whatever is broken here is the finding
         return Finding(topic, name, "missing", str(error), "pip install opencv-python-headless")
     found = jpeg.count(b"\xff\xd0")

@@ -11,8 +11,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from depthgen import images
-
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -31,14 +29,8 @@ class Cutout:
     mask: NDArray[np.bool_]
 
     @classmethod
-    def prepare(cls, pixels: NDArray[np.uint8], width: int, height: int, flip: bool) -> Cutout:
-        """Resize (h, w, 4) with straight alpha (bicubic, premultiplied), then mirror if `flip`.
-
-        The order of the colours is the caller's, as long as it is the background's too.
-        """
-        pixels = images.resize(pixels, width, height, "bicubic")
-        if flip:
-            pixels = pixels[:, ::-1]
+    def prepare(cls, pixels: NDArray[np.uint8]) -> Cutout:
+        """From (h, w, 4) with straight alpha; the colours in the order of the background's."""
         alpha = np.repeat(pixels[:, :, 3:].astype(np.uint16), 3, axis=2)
         weighted = pixels[:, :, :3] * alpha + np.uint16(128)
         return cls(weighted, 255 - alpha, np.ascontiguousarray(pixels[:, :, 3] > 0))

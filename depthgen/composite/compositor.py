@@ -18,8 +18,8 @@ import numpy as np
 from depthgen import images
 from depthgen.archive import Archive, Entry
 from depthgen.composite.blend import Cutout, paste
+from depthgen.composite.cells import CellEncoder
 from depthgen.composite.plan import Plan, cutout_sizes, plan_pair, scales
-from depthgen.composite.rows import RowEncoder
 from depthgen.workspace import (
     Layout,
     Member,
@@ -67,7 +67,7 @@ class Compositor:
         images.use_one_thread()
         composites: list[Entry] = []
         masks: list[Entry] = []
-        encoder = RowEncoder(self._background(unit.bg), self.options.quality)
+        encoder = CellEncoder(self._background(unit.bg), self.options.quality)
         for fg in range(unit.start, unit.stop):
             self._pair(encoder, unit.bg, fg, composites, masks)
         if unit.stop == self.layout.n_fg:
@@ -76,7 +76,7 @@ class Compositor:
         return composites, masks
 
     def _pair(
-        self, encoder: RowEncoder, bg: int, fg: int, composites: list[Entry], masks: list[Entry]
+        self, encoder: CellEncoder, bg: int, fg: int, composites: list[Entry], masks: list[Entry]
     ) -> None:
         plan = self._plan(bg, fg)
         first = (bg * self.layout.n_fg + fg) * self.layout.per_pair
@@ -85,9 +85,9 @@ class Compositor:
         for index, (flip, size, x, y) in enumerate(rows, first):
             cutout = self._cutout(fg, size, flip)
             height, width = cutout.mask.shape
-            strip, top = encoder.strip(y, y + height)
-            paste(strip, cutout, x, y - top)
-            picture = encoder.encode(strip, top)
+            patch, left, top = encoder.cut(x, y, width, height)
+            paste(patch, cutout, x - left, y - top)
+            picture = encoder.encode(patch, left, top)
             region = canvas[y : y + height, x : x + width]
             region[...] = cutout.mask
             mask = self._encode_mask(canvas)
@@ -152,17 +152,17 @@ class Compositor:
         return self._size_tables[fg]
 
     def _cutout(self, fg: int, size: int, flip: int) -> Cutout:
-        key = (fg, size, flip)
-        cutout = self._cutouts.get(key)
-        if cutout is None:
+        both = self._cutouts.get((fg, size))
+        if both is None:
             width, height = self._sizes(fg)[size].tolist()
-            cutout = Cutout.prepare(self._bgra(fg), width, height, bool(flip))
-            self._cached_bytes += cutout.nbytes
+            pixels = images.resize(self._bgra(fg), width, height, "bicubic")
+            both = Cutout.prepare(pixels), Cutout.prepare(pixels[:, ::-1])
+            self._cached_bytes += both[0].nbytes + both[1].nbytes
             while self._cached_bytes > _CUTOUT_CACHE_BYTES and self._cutouts:
                 oldest = self._cutouts.pop(next(iter(self._cutouts)))
-                self._cached_bytes -= oldest.nbytes
-            self._cutouts[key] = cutout
-        return cutout
+                self._cached_bytes -= oldest[0].nbytes + oldest[1].nbytes
+            self._cutouts[fg, size] = both
+        return both[flip]
 
     # Pictures are kept in BGR order here: the one encoder that can write rows wants it so.
 
@@ -181,7 +181,8 @@ class Compositor:
         return {name: Archive.open(self.workspace.archive(name)) for name in ("bg", "fg")}
 
     @cached_property
-    def _cutouts(self) -> dict[tuple[int, int, int], Cutout]:
+    def _cutouts(self) -> dict[tuple[int, int], tuple[Cutout, Cutout]]:
+        """(as it is, mirrored) by cut-out and size."""
         return {}
 
     @cached_property

@@ -23,10 +23,11 @@ from PIL import Image
 from depthgen import images
 from depthgen.archive import Archive, ArchiveWriter
 from depthgen.composite import CompositeOptions, forecast, run
+from depthgen.composite.cells import blocks_in_a_cell
 from depthgen.errors import OptionsError, StageError
 from depthgen.workspace import Workspace, parse_member
 
-SIDE = 48
+SIDE = 64
 ROOT = Path(__file__).parents[3]
 
 
@@ -85,8 +86,8 @@ def test_every_sample_is_what_pillow_makes_from_its_label(made: Workspace) -> No
                 picture = Image.fromarray(images.decode(jpeg, "RGB"))
                 picture.paste(cutout, (x, y), cutout)
                 whole = np.asarray(picture)[:, :, ::-1]
-                assert composites.read(name) == images.encode_jpeg_rows(
-                    np.ascontiguousarray(whole), 85
+                assert composites.read(name) == images.encode_jpeg_cells(
+                    np.ascontiguousarray(whole), 85, blocks_in_a_cell(SIDE)
                 )
                 shape = Image.new("L", (SIDE, SIDE))
                 shape.paste(cutout.getchannel("A").point(lambda a: 255 if a else 0), (x, y))
