@@ -19,6 +19,7 @@ import PIL
 import simplejpeg
 from PIL import Image, ImageOps
 
+from depthgen import png
 from depthgen.errors import DepthgenError
 
 if TYPE_CHECKING:
@@ -158,6 +159,8 @@ def _open(data: Data, name: str, max_pixels: int) -> Image.Image:
 
 def _load(data: Data, name: str, max_pixels: int) -> Image.Image:
     picture = _open(data, name, max_pixels)
+    if picture.format == "PNG" and not png.pixels_are_whole(memoryview(data)):
+        raise ImageError(f"{name} is damaged: its pixels do not have the checksum they should")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -211,60 +214,16 @@ def decode_depth(data: Data, *, name: str = "depth map") -> NDArray[Any]:
         if array.ndim != 2 or not np.issubdtype(array.dtype, np.number):
             raise ImageError(f"{name} must be an array of two dimensions, not {array.shape}")
         return array.astype(np.float32)
-    plain = _decode_plain_grey(bytes(data)) if bytes(data[:8]) == _PNG_SIGNATURE else None
-    if plain is not None:
-        return plain
+    if bytes(memoryview(data)[:8]) == _PNG_SIGNATURE:
+        plain = png.decode_plain_grey(bytes(data), MAX_PIXELS)
+        if plain is not None:
+            return plain
     picture = _load(data, name, MAX_PIXELS)
     if picture.mode in _WIDE_GREY:
         return np.array(picture).astype(np.uint16)
     if picture.mode != "L":
         raise ImageError(f"{name} has mode {picture.mode}; a depth map is 8- or 16-bit grey")
     return np.array(picture)
-
-
-def _decode_plain_grey(data: bytes) -> NDArray[Any] | None:
-    """A grey PNG of 8 or 16 bits as OpenCV writes it, in two thirds of Pillow's time.
-
-    Each row is stored as differences from the pixel before (filter 1). None for any other file, or
-    one with an error in it: Pillow reads those, or says what is wrong.
-    """
-    if len(data) < _IDAT_AT or data[8:_IDAT_AT] != _chunk(b"IHDR", data[16:29]):
-        return None
-    width, height, bits = struct.unpack_from(">IIB", data, 16)
-    packed = _only_idat(data)
-    if bits not in (8, 16) or data[25:29] != bytes(4) or packed is None:
-        return None
-    size = bits // 8
-    stride = 1 + width * size
-    if width * height > MAX_PIXELS:
-        return None
-    inflater = zlib.decompressobj()
-    try:
-        rows = np.frombuffer(inflater.decompress(packed, height * stride + 1), np.uint8)
-    except zlib.error:
-        return None
-    if rows.size != height * stride or not inflater.eof or (rows[::stride] != 1).any():
-        return None
-    steps = rows.reshape(height, stride)[:, 1:].reshape(height, width, size)
-    pixels = np.add.accumulate(steps, axis=1, dtype=np.uint8)
-    return pixels[:, :, 0] if size == 1 else pixels.view(">u2")[:, :, 0].astype(np.uint16)
-
-
-def _only_idat(data: bytes) -> bytes | None:
-    """The packed pixels of a PNG that has no chunks but IHDR, IDAT and IEND, all whole."""
-    bodies, at, end = [], _IDAT_AT, len(data) - len(_IEND)
-    while at < end:
-        (length,) = struct.unpack_from(">I", data, at)
-        body = data[at + 4 : at + 8 + length]
-        at += 12 + length
-        if (
-            at > end
-            or body[:4] != b"IDAT"
-            or data[at - 4 : at] != struct.pack(">I", zlib.crc32(body))
-        ):
-            return None
-        bodies.append(body[4:])
-    return b"".join(bodies) if bodies and data.endswith(_IEND) else None
 
 
 def encode_jpeg(rgb: NDArray[np.uint8], quality: int) -> bytes:
