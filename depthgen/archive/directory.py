@@ -65,27 +65,48 @@ def _locate(mapped: mmap.mmap, path: Path) -> tuple[int, int, int, int]:
 
     The shift is what stands before the archive proper (a self-extracting stub, say), in bytes.
     """
-    length = len(mapped)
-    end = mapped.rfind(zf.END_SIGNATURE, max(0, length - zf.END.size - _MAX_COMMENT))
-    if end < 0 or end + zf.END.size > length:
+    end = _find_end(mapped)
+    if end < 0:
         raise ArchiveError(
             f"{path} is not a ZIP archive, or its end is missing: it has no end-of-directory record"
         )
-    _, disk, _, _, count, size, offset, comment = zf.END.unpack_from(mapped, end)
-    if disk not in (0, zf.MAX_16) or end + zf.END.size + comment > length:
-        raise ArchiveError(f"{path} is one part of a split archive, or its end is cut off")
+    _, disk, _, _, count, size, offset, _ = zf.END.unpack_from(mapped, end)
+    if disk not in (0, zf.MAX_16):
+        raise ArchiveError(f"{path} is one part of a split archive; join the parts first")
     tail = end
     locator = end - zf.ZIP64_LOCATOR.size
+    record = locator - zf.ZIP64_END.size
     if locator >= 0 and mapped[locator : locator + 4] == zf.ZIP64_LOCATOR_SIGNATURE:
-        tail = locator - zf.ZIP64_END.size
-        if tail < 0 or mapped[tail : tail + 4] != zf.ZIP64_END_SIGNATURE:
+        if record >= 0 and mapped[record : record + 4] == zf.ZIP64_END_SIGNATURE:
+            tail = record
+            count, size, offset = zf.ZIP64_END.unpack_from(mapped, record)[7:]
+        elif count == zf.MAX_16 or zf.MAX_32 in (size, offset):
             raise ArchiveError(f"{path} is damaged: its ZIP64 end record is not where it should be")
-        record = zf.ZIP64_END.unpack_from(mapped, tail)
-        count, size, offset = record[7], record[8], record[9]
     shift = tail - size - offset
     if shift < 0 or size > min(tail, zf.MAX_32):
         raise ArchiveError(f"{path} is damaged: its central directory does not fit into the file")
     return count, size, tail - size, shift
+
+
+def _find_end(mapped: mmap.mmap) -> int:
+    """The position of the end record, or -1.
+
+    Its signature may also stand in the archive's comment: the record whose comment reaches just to
+    the file's end is the right one, or else the last one that something else follows.
+    """
+    length = len(mapped)
+    lowest = max(0, length - zf.END.size - _MAX_COMMENT)
+    followed = -1
+    end = mapped.rfind(zf.END_SIGNATURE, lowest)
+    while end >= 0:
+        if end + zf.END.size <= length:
+            beyond = end + zf.END.size + zf.END.unpack_from(mapped, end)[7] - length
+            if beyond == 0:
+                return end
+            if beyond < 0:
+                followed = max(followed, end)
+        end = mapped.rfind(zf.END_SIGNATURE, lowest, end)
+    return followed
 
 
 def _find_entries(raw: NDArray[np.uint8]) -> NDArray[np.uint32] | None:
@@ -182,6 +203,11 @@ class _Checker:
         self._refuse_where(
             entries, (method == zf.STORED) & (stored != plain), "is stored, but has two sizes"
         )
+        self._refuse_where(
+            entries,
+            (method == zf.DEFLATED) & (plain > zf.MAX_INFLATED),
+            "is deflated and larger than 1 GiB; repack the archive with `zip -0`",
+        )
         offsets += self._shift
         ends = offsets + zf.LOCAL.size + _field(raw, entries + 28, 2) + stored
         self._refuse_where(
@@ -222,38 +248,6 @@ def zip64_fields(mapped: mmap.mmap, position: int) -> tuple[int, int, int] | Non
                 values[place] = value
             wanted = []
         extra = extra[4 + length :]
-    # A value beyond 2**62 is a lie; kept in int64 range, the bounds check will say so.
-    size, stored, offset = (min(value, 1 << 62) for value in values)
+    # A value beyond 2**60 is a lie; the sum of several still fits an int64, and is out of bounds.
+    size, stored, offset = (min(value, 1 << 60) for value in values)
     return None if wanted else (size, stored, offset)
-
-
-def name_hashes(raw: NDArray[np.uint8], entries: NDArray[np.uint32]) -> NDArray[np.uint32]:
-    """(n,) CRC-32 of each entry's name as it stands in the directory `raw`.
-
-    The same value as `zlib.crc32`, computed for all names of one length together.
-    """
-    hashes = np.empty(len(entries), np.uint32)
-    for start in range(0, len(entries), _BLOCK_ENTRIES):
-        block = entries[start : start + _BLOCK_ENTRIES].astype(np.int64)
-        lengths = _field(raw, block + 28, 2)
-        names = block + zf.CENTRAL.size
-        for length in np.unique(lengths):
-            same = np.flatnonzero(lengths == length)
-            crc = np.full(len(same), zf.MAX_32, np.uint32)
-            for place in range(int(length)):
-                crc = _CRC_TABLE[(crc ^ raw[names[same] + place]) & 0xFF] ^ (crc >> np.uint32(8))
-            hashes[start + same] = ~crc
-    return hashes
-
-
-def _crc_table() -> NDArray[np.uint32]:
-    """The 256 steps of CRC-32 (reflected polynomial 0xEDB88320, APPNOTE 4.4.7)."""
-    table = np.arange(256, dtype=np.uint32)
-    for _ in range(8):
-        table = np.where(
-            table & 1, np.uint32(0xEDB88320) ^ (table >> np.uint32(1)), table >> np.uint32(1)
-        )
-    return table
-
-
-_CRC_TABLE = _crc_table()

@@ -43,6 +43,8 @@ FLAGS_ENCRYPTION = FLAG_ENCRYPTED | FLAG_STRONG_ENCRYPTION | FLAG_MASKED_HEADERS
 
 MAX_16 = 0xFFFF
 MAX_32 = 0xFFFFFFFF
+# A deflated member is unpacked into memory: a larger one is refused, for it may be a bomb.
+MAX_INFLATED = 1 << 30
 
 
 class ArchiveError(DepthgenError):

@@ -11,9 +11,9 @@ import mmap
 import re
 import struct
 import zlib
-from array import array
-from bisect import bisect_left, bisect_right
+from bisect import bisect_right
 from collections.abc import Sequence
+from contextlib import suppress
 from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, overload
@@ -21,8 +21,9 @@ from typing import TYPE_CHECKING, overload
 import numpy as np
 
 from depthgen.archive import format as zf
-from depthgen.archive.directory import name_hashes, read_directory, zip64_fields
+from depthgen.archive.directory import read_directory, zip64_fields
 from depthgen.archive.format import ArchiveError
+from depthgen.archive.names import NameIndex, hash_names
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -36,6 +37,7 @@ _ENTRY_NAME = struct.Struct("<8xH18xH")
 _ENTRY_DATA = struct.Struct("<10xH8xIIH")
 # Of a local header: signature, method, name length and extra length.
 _LOCAL_DATA = struct.Struct("<4s4xH16xHH")
+_CENTRAL_SIZE, _LOCAL_SIZE = zf.CENTRAL.size, zf.LOCAL.size
 _SHARD = re.compile(r"-(\d{5})-of-(\d{5})$")
 
 
@@ -53,7 +55,9 @@ class Archive:
         self.paths = tuple(Path(path) for path in paths)
         self._files = [_File(path) for path in self.paths]
         self._starts = [0, *accumulate(len(file) for file in self._files)]
-        self._index: tuple[array[int], array[int]] | None = None
+        # The number of members if one file holds them all: most archives, and a shorter way.
+        self._single = len(self) if len(self._files) == 1 else 0
+        self._index: NameIndex | None = None
 
     @classmethod
     def open(cls, path: str | Path) -> Self:
@@ -74,7 +78,11 @@ class Archive:
     @overload
     def __getitem__(self, key: str) -> memoryview: ...
     def __getitem__(self, key: int | str) -> memoryview:
-        file, local = self._place(self.index(key) if isinstance(key, str) else key)
+        if isinstance(key, str):
+            return self._read_named(key)
+        if 0 <= key < self._single:
+            return self._files[0].read(key)
+        file, local = self._place(key)
         return file.read(local)
 
     def __iter__(self) -> Iterator[memoryview]:
@@ -116,21 +124,32 @@ class Archive:
         """Write every member below `folder`; a name that would leave it is an `ArchiveError`."""
         root = Path(folder).resolve()
         for index, name in enumerate(self.names):
-            target = (root / name).resolve()
-            if "\0" in name or "\\" in name or target == root or root not in target.parents:
-                raise ArchiveError(
-                    f"{self.paths[0]}: member {name!r} would be written outside {root}"
-                )
-            if name.endswith("/"):
-                target.mkdir(parents=True, exist_ok=True)
-                continue
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_bytes(self[index])
+            if not self.crc_is_right(index):
+                raise ArchiveError(f"{self.paths[0]}: member {name!r} is damaged")
+            target = self._target(root, name)
+            try:
+                if name.endswith("/"):
+                    target.mkdir(parents=True, exist_ok=True)
+                else:
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    target.write_bytes(self[index])
+            except OSError as error:
+                raise ArchiveError(f"cannot write {target}: {error.strerror}") from error
+
+    def _target(self, root: Path, name: str) -> Path:
+        """Where a member belongs below `root`, all links on the way followed."""
+        if "\0" not in name and "\\" not in name:
+            with suppress(OSError, RuntimeError):  # a loop of links is no place to write to
+                target = (root / name).resolve()
+                if root in target.parents:
+                    return target
+        raise ArchiveError(f"{self.paths[0]}: member {name!r} would be written outside {root}")
 
     def close(self) -> None:
         """Let the maps go; members still in use keep theirs until they are dropped."""
         self._files = []
         self._starts = [0]
+        self._single = 0
         self._index = None
 
     def __enter__(self) -> Self:
@@ -156,28 +175,35 @@ class Archive:
         return self._files[number], index - self._starts[number]
 
     def _find(self, name: str) -> int | None:
-        if self._index is None:
-            self._index = self._build_index()
-        hashes, order = self._index
-        for raw in _encodings(name):
-            wanted = zlib.crc32(raw)
-            at = bisect_left(hashes, wanted)
-            while at < len(hashes) and hashes[at] == wanted:
-                if self.name(order[at]) == name:
-                    return order[at]
-                at += 1
+        index = self._index or self._build_index()
+        plain = name.isascii()
+        for raw in (name.encode(),) if plain else _encodings(name):
+            for member in index.candidates(raw):
+                file, local = self._place(member)
+                # Other bytes than ASCII need their entry's flag to become a name.
+                if file.has_name(local, raw) and (plain or file.name(local) == name):
+                    return member
         return None
 
-    def _build_index(self) -> tuple[array[int], array[int]]:
-        """(sorted CRC-32 of all names, member of each): 8 bytes a member, no name kept."""
-        hashes = np.concatenate([file.name_hashes() for file in self._files])
-        order = np.argsort(hashes, kind="stable").astype(np.uint32)
-        hashes = hashes[order]
-        for at in np.flatnonzero(hashes[1:] == hashes[:-1]):
-            name = self.name(int(order[at]))
-            if name == self.name(int(order[at + 1])):
+    def _read_named(self, name: str) -> memoryview:
+        """What `self[self.index(name)]` gives, faster for one file and a name in ASCII."""
+        if self._single and name.isascii():
+            raw, file = name.encode(), self._files[0]
+            for member in (self._index or self._build_index()).candidates(raw):
+                data = file.read_if_named(member, raw)
+                if data is not None:
+                    return data
+        return self[self.index(name)]
+
+    def _build_index(self) -> NameIndex:
+        index = NameIndex(np.concatenate([file.name_hashes() for file in self._files]))
+        seen: set[str] = set()
+        for member in index.ambiguous():
+            if (name := self.name(member)) in seen:
                 raise ArchiveError(f"{self.paths[0]} has two members named {name!r}")
-        return array("I", hashes.tobytes()), array("I", order.tobytes())
+            seen.add(name)
+        self._index = index
+        return index
 
 
 def find_shards(path: Path) -> list[Path]:
@@ -200,14 +226,12 @@ def find_shards(path: Path) -> list[Path]:
 
 
 def _encodings(name: str) -> list[bytes]:
-    """The byte strings that a directory may hold for this name: UTF-8 and code page 437."""
-    utf8 = name.encode("utf-8")
-    if len(utf8) == len(name):
-        return [utf8]
-    try:
-        return [utf8, name.encode("cp437")]
-    except UnicodeEncodeError:
-        return [utf8]
+    """The byte strings that a directory may hold for a name that is not ASCII."""
+    found = []
+    for encoding in ("utf-8", "cp437"):
+        with suppress(UnicodeEncodeError):
+            found.append(name.encode(encoding))
+    return found
 
 
 class _Names(Sequence[str]):
@@ -249,35 +273,52 @@ class _File:
     def __len__(self) -> int:
         return len(self._entries)
 
-    def _raw_name(self, index: int) -> tuple[bytes, int]:
+    def name(self, index: int) -> str:
         entry = self._start + self._entries[index]
         flags, length = _ENTRY_NAME.unpack_from(self._map, entry)
-        return self._map[entry + zf.CENTRAL.size : entry + zf.CENTRAL.size + length], flags
+        entry += _CENTRAL_SIZE
+        return zf.decode_name(self._map[entry : entry + length], flags)
 
-    def name(self, index: int) -> str:
-        return zf.decode_name(*self._raw_name(index))
+    def has_name(self, index: int, raw: bytes) -> bool:
+        entry = self._start + self._entries[index]
+        _, length = _ENTRY_NAME.unpack_from(self._map, entry)
+        entry += _CENTRAL_SIZE
+        return length == len(raw) and self._map[entry : entry + length] == raw
 
     def crc(self, index: int) -> int:
         return zf.CENTRAL.unpack_from(self._map, self._start + self._entries[index])[7]
 
     def read(self, index: int) -> memoryview:
         entry = self._start + self._entries[index]
-        method, stored, plain, name_size = _ENTRY_DATA.unpack_from(self._map, entry)
-        if zf.MAX_32 in (stored, plain):
-            fields = zip64_fields(self._map, entry)
-            assert fields is not None, "read_directory checked this"
-            plain, stored, _ = fields
+        fields = _ENTRY_DATA.unpack_from(self._map, entry)
+        entry += _CENTRAL_SIZE
+        return self._read(index, fields, self._map[entry : entry + fields[3]])
+
+    def read_if_named(self, index: int, name: bytes) -> memoryview | None:
+        """The member's bytes, or None if it has another name than these bytes."""
+        entry = self._start + self._entries[index]
+        fields = _ENTRY_DATA.unpack_from(self._map, entry)
+        entry += _CENTRAL_SIZE
+        if fields[3] != len(name) or self._map[entry : entry + fields[3]] != name:
+            return None
+        return self._read(index, fields, name)
+
+    def _read(self, index: int, fields: tuple[int, int, int, int], name: bytes) -> memoryview:
+        method, stored, plain, name_size = fields
+        if stored == zf.MAX_32 or plain == zf.MAX_32:
+            values = zip64_fields(self._map, self._start + self._entries[index])
+            assert values is not None, "read_directory checked this"
+            plain, stored, _ = values
         start = self._offsets[index]
         signature, local_method, local_name_size, extra_size = _LOCAL_DATA.unpack_from(
             self._map, start
         )
-        entry += zf.CENTRAL.size
-        start += zf.LOCAL.size
+        start += _LOCAL_SIZE
         if (
             signature != zf.LOCAL_SIGNATURE
             or local_method != method
             or local_name_size != name_size
-            or self._map[start : start + name_size] != self._map[entry : entry + name_size]
+            or self._map[start : start + name_size] != name
         ):
             raise ArchiveError(
                 f"{self.path}: member {self.name(index)!r} is not where the directory says"
@@ -306,5 +347,5 @@ class _File:
     def directory_bytes(self) -> memoryview:
         return self._view[self._start : self._directory.end]
 
-    def name_hashes(self) -> NDArray[np.uint32]:
-        return name_hashes(np.frombuffer(self.directory_bytes(), np.uint8), self._directory.entries)
+    def name_hashes(self) -> NDArray[np.uint64]:
+        return hash_names(np.frombuffer(self.directory_bytes(), np.uint8), self._directory.entries)
