@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import queue
 import signal
 import subprocess
 import sys
@@ -77,7 +78,10 @@ def _run_here(
 def _failure(name: str, error: BaseException) -> DepthgenError:
     if isinstance(error, DepthgenError):
         return error
-    return WorkerError(f"{name} failed: {type(error).__name__}: {error}")
+    what = str(error) if isinstance(error, _UntoldError) else f"{type(error).__name__}: {error}"
+    failure = WorkerError(f"{name} failed: {what}")
+    failure.__cause__ = error
+    return failure
 
 
 class _Pool:
@@ -90,7 +94,8 @@ class _Pool:
         workers: int,
         describe: Callable[[Any], str],
     ) -> None:
-        self._items = enumerate(items)
+        self._items = iter(items)
+        self._taken = 0
         self._describe = describe
         # What came back, by item: (True, result) or (False, error).
         self._results: dict[int, tuple[bool, Any]] = {}
@@ -98,8 +103,8 @@ class _Pool:
         self._active = workers
         self._changed = threading.Condition()
         self._slots = threading.Semaphore(workers * _IN_FLIGHT_PER_WORKER)
-        self._processes = [_Process() for _ in range(workers)]
         payload = pickle.dumps(work)
+        self._processes = _start(workers)
         self._threads = [
             threading.Thread(target=self._feed, args=(process, payload), daemon=True)
             for process in self._processes
@@ -123,41 +128,55 @@ class _Pool:
             index += 1
 
     def _feed(self, process: _Process, payload: bytes) -> None:
-        done = True
-        try:
-            process.send_work(payload)
-            while done and (task := self._next()) is not None:
-                index, item = task
-                done, value = self._ask(process, item)
-                with self._changed:
-                    self._results[index] = done, value
-                    self._changed.notify_all()
-        finally:
+        process.send_work(payload)
+        while (task := self._next()) is not None:
+            index, item = task
+            done, value = self._ask(process, item)
             with self._changed:
-                self._active -= 1
+                self._results[index] = done, value
                 self._stopping = self._stopping or not done
                 self._changed.notify_all()
+        with self._changed:
+            self._active -= 1
+            self._changed.notify_all()
 
     def _next(self) -> tuple[int, Any] | None:
+        """The next item and its number, or None when there is none, or no more are wanted."""
         self._slots.acquire()
         with self._changed:
-            return None if self._stopping else next(self._items, None)
+            if self._stopping:
+                return None
+            try:
+                item = next(self._items)
+            except StopIteration:
+                self._stopping = True
+                return None
+            except BaseException as error:  # it takes the place of the item that it kept back
+                self._stopping = True
+                self._results[self._taken] = False, error
+                return None
+            self._taken += 1
+            return self._taken - 1, item
 
     def _ask(self, process: _Process, item: Any) -> tuple[bool, Any]:
+        """(True, result) or (False, error); whatever goes wrong here is the item's error too."""
+        name = "an item"
         try:
+            name = self._describe(item)
             done, value = process.ask(item)
         except (EOFError, OSError):
             return False, WorkerError(
-                f"a worker died ({process.obituary()}) on {self._describe(item)}; "
+                f"a worker died ({process.obituary()}) on {name}; "
                 "run the same command again, it goes on where it stopped"
             )
-        return done, value if done else _failure(self._describe(item), value)
+        except Exception as error:
+            return False, _failure(name, error)
+        return done, value if done else _failure(name, value)
 
     def close(self) -> None:
         with self._changed:
             self._stopping = True
-        for process in self._processes:
-            process.end()
+        _end(self._processes)
         for _ in self._threads:
             self._slots.release()
         for thread in self._threads:
@@ -166,18 +185,49 @@ class _Pool:
             process.close_pipes()
 
 
+def _start(count: int) -> list[_Process]:
+    """All processes, or none: if one cannot be started, the others are ended again."""
+    processes: list[_Process] = []
+    try:
+        for _ in range(count):
+            processes.append(_Process())
+    except OSError as error:
+        raise WorkerError(
+            f"cannot start worker {len(processes) + 1} of {count}: {error.strerror}; "
+            "take fewer workers"
+        ) from error
+    finally:
+        if len(processes) < count:
+            _end(processes)
+            for process in processes:
+                process.close_pipes()
+    return processes
+
+
+def _end(processes: list[_Process]) -> None:
+    for process in processes:
+        process.ask_to_end()
+    for process in processes:
+        process.end()
+
+
 class _Process:
     """One worker process and the two pipes to it."""
 
     def __init__(self) -> None:
         # One core each: a library that starts threads of its own would only fight the others.
         single = dict.fromkeys(("OMP_NUM_THREADS", "OPENCV_FOR_THREADS_NUM"), "1")
-        self._process = subprocess.Popen(
-            [sys.executable, "-c", "from depthgen.workers import serve; serve()"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env=os.environ | single | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-        )
+        # Ctrl-C must not hit the new interpreter before it knows to ignore it.
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            self._process = subprocess.Popen(
+                [sys.executable, "-c", "from depthgen.workers import serve; serve()"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                env=os.environ | single | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+            )
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._to = Connection(os.dup(self._process.stdin.fileno()), readable=False)
@@ -190,8 +240,13 @@ class _Process:
             self._to.send_bytes(payload)
 
     def ask(self, item: Any) -> tuple[bool, Any]:
-        self._to.send(item)
-        answer: tuple[bool, Any] = self._from.recv()
+        message = pickle.dumps(item)
+        self._to.send_bytes(message)
+        reply = self._from.recv_bytes()
+        try:
+            answer: tuple[bool, Any] = pickle.loads(reply)
+        except (EOFError, OSError) as error:  # not the pipe's: the worker is well
+            return False, error
         return answer
 
     def obituary(self) -> str:
@@ -201,8 +256,10 @@ class _Process:
             return "it closed its pipe"
         return f"signal {-code}" if code < 0 else f"exit code {code}"
 
-    def end(self) -> None:
+    def ask_to_end(self) -> None:
         self._process.terminate()
+
+    def end(self) -> None:
         try:
             self._process.wait(_STOP_TIMEOUT_S)
         except subprocess.TimeoutExpired:
@@ -218,28 +275,56 @@ def serve() -> None:
     """What a worker process runs: the work first, then items until the pipe closes."""
     # The parent answers Ctrl-C; what the work prints goes to stderr, stdout belongs to the results.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     incoming = Connection(os.dup(0), writable=False)
     outgoing = Connection(os.dup(1), readable=False)
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.close(nothing)
     os.dup2(2, 1)
+    messages: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+    threading.Thread(target=_listen, args=(incoming, messages), daemon=True).start()
+    work = _try(pickle.loads, messages.get())
+    while True:
+        message = messages.get()
+        answer = work if not work[0] else _try(lambda each: work[1](pickle.loads(each)), message)
+        reply = _packed(answer)
+        try:
+            outgoing.send_bytes(reply)
+        except OSError:
+            os._exit(0)
+
+
+def _listen(incoming: Connection, messages: queue.SimpleQueue[bytes]) -> None:
+    """Hand messages on; end the process when the parent has ended, in the midst of work as well."""
     try:
-        work = pickle.loads(incoming.recv_bytes())
         while True:
-            item = incoming.recv()
-            try:
-                answer = True, work(item)
-            except Exception as error:
-                answer = False, error
-            outgoing.send(_sendable(answer))
-    except (EOFError, OSError):  # the parent has ended, or closed the pipe
+            messages.put(incoming.recv_bytes())
+    except (EOFError, OSError):
         os._exit(0)
 
 
-def _sendable(answer: tuple[bool, Any]) -> tuple[bool, Any]:
-    done, value = answer
-    if done:
-        return answer
+def _try(work: Callable[[Any], Any], item: Any) -> tuple[bool, Any]:
     try:
-        pickle.loads(pickle.dumps(value))
-    except Exception:  # an error that cannot travel still tells what it was
-        return False, RuntimeError(f"{type(value).__name__}: {value}")
-    return answer
+        return True, work(item)
+    except Exception as error:
+        return False, error
+
+
+def _packed(answer: tuple[bool, Any]) -> bytes:
+    """The answer as bytes, or the reason why it has none."""
+    done, value = answer
+    try:
+        reply = pickle.dumps(answer)
+        if not done:
+            pickle.loads(reply)
+    except Exception as error:
+        if done:
+            return pickle.dumps((False, TypeError(f"its result cannot be sent back: {error}")))
+        # An error that cannot travel still tells what it was.
+        return pickle.dumps((False, _UntoldError(f"{type(value).__name__}: {value}")))
+    return reply
+
+
+class _UntoldError(Exception):
+    """Stands for an error that cannot be sent; its message holds the type."""
