@@ -139,4 +139,4 @@ def _too_few(options: CrawlOptions, intake: Intake) -> str:
     if options.count and intake.kept:
         advice = f"{advice}, or ask for fewer with --count {intake.kept}"
     kind = "cut-outs" if options.kind == "fg" else "backgrounds"
-    return f"{_where(options)} gave {intake.kept}{wanted} {kind}{refused}; {advice}"
+    return f"{_where(options)} gave {intake.kept} {kind}{wanted}{refused}; {advice}"

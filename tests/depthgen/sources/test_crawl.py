@@ -204,7 +204,9 @@ def test_fewer_than_asked_is_an_error_with_counts_and_the_good_ones_stay(
     workspace: Workspace, tmp_path: Path
 ) -> None:
     origin = folder_of(tmp_path / "in", {"a.png": encoded(scene(1)), "x.png": b"no"})
-    with pytest.raises(StageError, match=r"gave 1 of the 5 .*1 not a picture.*--count 1"):
+    with pytest.raises(
+        StageError, match=r"gave 1 backgrounds of the 5 asked .*1 not a picture.*--count 1"
+    ):
         run(workspace, CrawlOptions(origin=origin, count=5))
     assert (workspace.sources("bg") / "bg_000.png").exists()
 
