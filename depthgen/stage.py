@@ -70,11 +70,21 @@ class Manifest:
     def read(cls, path: Path) -> Manifest | None:
         """The manifest at `path`, or None. Raises `StageError` if it is damaged."""
         try:
-            return cls(**json.loads(path.read_text("utf-8")))
+            manifest = cls(**json.loads(path.read_text("utf-8")))
+            manifest._check()
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, TypeError) as error:
+        except (OSError, ValueError, TypeError, RecursionError) as error:
             raise StageError(f"{path} is not a manifest ({error}); move it away") from error
+        return manifest
+
+    def _check(self) -> None:
+        """Raise `TypeError` if a field is of another type than it is written with."""
+        blank = Manifest("", {}, {})
+        for name, value in vars(self).items():
+            wanted = type(getattr(blank, name))
+            if not isinstance(value, wanted):
+                raise TypeError(f"{name} is no {wanted.__name__}")
 
     def write(self, path: Path) -> None:
         """Replace the file at `path` in one step."""
@@ -133,8 +143,7 @@ def open_stage(
         wanted.versions = _versions()
         path = workspace.manifest(stage)
         if overwrite:
-            for each in (path, *_traces(outputs)):
-                each.unlink(missing_ok=True)
+            _delete((path, *_traces(outputs)))
         earlier = Manifest.read(path)
         if earlier is None:
             _refuse_strangers(stage, outputs)
@@ -162,6 +171,14 @@ def open_adding_stage(
         manifest.versions = _versions()
         manifest.write(workspace.manifest(stage))
         yield Run(workspace, manifest, tuple(outputs))
+
+
+def _delete(paths: Sequence[Path]) -> None:
+    for path in paths:
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            raise StageError(f"cannot delete {path}: {error.strerror}") from error
 
 
 def _refuse_strangers(stage: str, outputs: Sequence[Path]) -> None:
@@ -199,10 +216,12 @@ def _traces(outputs: Sequence[Path]) -> list[Path]:
     """Everything an earlier run may have left for these outputs, shards of other sets included."""
     traces: list[Path] = []
     for output in outputs:
-        stem = re.sub(r"-\d{5}-of-\d{5}$", "", output.stem)
-        for pattern in (f"{stem}{output.suffix}", f"{stem}-*-of-*{output.suffix}"):
-            traces += output.parent.glob(pattern)
-            traces += output.parent.glob(pattern + ".partial")
+        stem, suffix = re.sub(r"-\d{5}-of-\d{5}$", "", output.stem), output.suffix
+        ours = re.compile(
+            rf"{re.escape(stem)}(-\d{{5}}-of-\d{{5}})?{re.escape(suffix)}(\.partial)?"
+        )
+        if output.parent.is_dir():
+            traces += [path for path in output.parent.iterdir() if ours.fullmatch(path.name)]
     return sorted(set(traces))
 
 

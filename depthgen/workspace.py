@@ -12,8 +12,8 @@ from typing import Literal
 
 Kind = Literal["bg", "fg"]
 
-_MEMBER = re.compile(r"fg_(\d+)_bg_(\d+)_(?:[a-z]+_)?(\d+)\.(?:jpe?g|png|npy)$")
-_PICTURE = re.compile(r"(?:^|/)(bg|fg)_(\d+)\.[a-z]+$")
+_MEMBER = re.compile(r"(?:^|[/_])fg_([0-9]+)_bg_([0-9]+)_(?:[a-z]+_)?([0-9]+)\.(?:jpe?g|png|npy)\Z")
+_PICTURE = re.compile(r"(?:^|/)(bg|fg)_([0-9]+)\.[a-z]+\Z")
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ that one `Archive` serves threads, forked and spawned processes alike.
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import mmap
 import re
@@ -209,7 +210,7 @@ class Archive:
 def find_shards(path: Path) -> list[Path]:
     """The shards of `path` in order. Raises `ArchiveError` if there are none, or one is missing."""
     shards = {}
-    for candidate in path.parent.glob(f"{path.stem}-*-of-*{path.suffix}"):
+    for candidate in path.parent.glob(f"*-of-*{glob.escape(path.suffix)}"):
         match = _SHARD.search(candidate.stem)
         if match and candidate.stem[: match.start()] == path.stem:
             shards[int(match[1]), int(match[2])] = candidate
