@@ -31,18 +31,20 @@ def make(
     progress: gives a stage's callback for its name and unit. Raises what the stages raise, and
     `StageError` if the result does not verify.
     """
-    spread = {"workers": default_workers() if workers is None else workers}
-    rendered = studio.RenderOptions(bg=ROOMS, fg=THINGS, size=2 * SIZE, **spread)
+    count = default_workers() if workers is None else workers
+    rendered = studio.RenderOptions(bg=ROOMS, fg=THINGS, size=2 * SIZE, workers=count)
     yield studio.run(workspace, rendered, progress("render", "pictures"))
-    yield mask.run(workspace, mask.MaskOptions(**spread), progress("mask", "pictures"))
-    cropped = crop.CropOptions(size=SIZE, **spread)
+    yield mask.run(workspace, mask.MaskOptions(workers=count), progress("mask", "pictures"))
+    cropped = crop.CropOptions(size=SIZE, workers=count)
     yield crop.run(workspace, cropped, progress("crop", "pictures"))
-    pasted = composite.CompositeOptions(placements=PLACEMENTS, **spread)
+    pasted = composite.CompositeOptions(placements=PLACEMENTS, workers=count)
     yield composite.run(workspace, pasted, progress("composite", "samples"))
-    labelled = depth.DepthmapOptions(model="layered", **spread)
+    labelled = depth.DepthmapOptions(model="layered", workers=count)
     yield depth.run(workspace, labelled, progress("depthmap", "samples"))
-    yield stats.run(workspace, stats.StatsOptions(**spread), progress("stats", "pictures"))
-    report = verify.run(workspace, verify.VerifyOptions(**spread), progress("verify", "members"))
+    yield stats.run(workspace, stats.StatsOptions(workers=count), progress("stats", "pictures"))
+    report = verify.run(
+        workspace, verify.VerifyOptions(workers=count), progress("verify", "members")
+    )
     if report.findings:
         raise StageError(f"the demo's archives are not sound: {report.findings[0]}")
     yield Summary("verify", report.counts)

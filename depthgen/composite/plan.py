@@ -59,7 +59,9 @@ def plan_pair(
     sizes: (16, 2) from `cutout_sizes`. flips: 2, or 1 for unmirrored samples only, which are then
     the same as they would be among both.
     """
-    generator = np.random.Philox(key=[seed, _DOMAIN], counter=[0, fg, bg, 0])
+    # As arrays: a list with a number beyond 2^63 would pass through float64 and lose bits.
+    key, counter = np.array([seed, _DOMAIN], np.uint64), np.array([0, fg, bg, 0], np.uint64)
+    generator = np.random.Philox(key=key, counter=counter)
     raw = generator.random_raw(placements * 2 * _WORDS).reshape(placements, 2, _WORDS)
     words = raw[:, :flips].reshape(-1, _WORDS)
     size = below(words[:, 0], np.uint64(SIZES))

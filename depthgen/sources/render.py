@@ -27,7 +27,8 @@ def generator(seed: int, kind: int, index: int, attempt: int = 0) -> np.random.G
     if index < 0 or index >= 2**32:
         raise ValueError(f"the picture's index must be in [0, 2^32), got {index}")
     low = kind << 48 | attempt << 32 | index
-    return np.random.Generator(np.random.Philox(key=[seed & (2**64 - 1), low]))
+    # As an array: a list with a number beyond 2^63 would pass through float64 and lose bits.
+    return np.random.Generator(np.random.Philox(key=np.array([seed, low], np.uint64)))
 
 
 def render_background(

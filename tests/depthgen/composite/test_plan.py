@@ -24,11 +24,12 @@ def philox4x64_10(counter: list[int], key: list[int]) -> list[int]:
     return c
 
 
-def test_each_sample_owns_one_block_of_philox_keyed_by_its_own_numbers() -> None:
+@pytest.mark.parametrize("seed", [7, 2**63 + 1, 2**64 - 1])
+def test_each_sample_owns_one_block_of_philox_keyed_by_its_own_numbers(seed: int) -> None:
     sizes = cutout_sizes(150, 100, 192, scales(0.25, 0.55))
-    plan = plan_pair(7, bg=3, fg=5, placements=4, flips=2, side=192, sizes=sizes)
+    plan = plan_pair(seed, bg=3, fg=5, placements=4, flips=2, side=192, sizes=sizes)
     for row in range(8):
-        words = philox4x64_10([1 + row, 5, 3, 0], [7, _DOMAIN])
+        words = philox4x64_10([1 + row, 5, 3, 0], [seed, _DOMAIN])
         size = (words[0] >> 32) * SIZES >> 32
         width, height = sizes[size].tolist()
         assert plan.size[row] == size
