@@ -11,11 +11,11 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from depthgen.archive import Entry, Lockstep
+from depthgen.archive import Block, Entry, Lockstep
 from depthgen.workers import ordered_map
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
     from pathlib import Path
 
     from depthgen.stage import Progress
@@ -38,9 +38,19 @@ class Part:
     samples: Sequence[int]
 
 
+@dataclass(frozen=True)
+class _Packed:
+    """Packs what `work` makes in the worker, where there is a core for it."""
+
+    work: Callable[[Any], Sequence[Iterable[Entry]]]
+
+    def __call__(self, item: Any) -> list[Block]:
+        return [Block.pack(entries) for entries in self.work(item)]
+
+
 def produce(
     parts: Sequence[Part],
-    work: Callable[[Any], Sequence[Sequence[Entry]]],
+    work: Callable[[Any], Sequence[Iterable[Entry]]],
     workers: int,
     describe: Callable[[Any], str],
     progress: Progress,
@@ -64,7 +74,7 @@ def produce(
             for item in part.items[lockstep.start :]
         ]
         results = stack.enter_context(
-            ordered_map(work, missing, max(1, min(workers, len(missing))), describe)
+            ordered_map(_Packed(work), missing, max(1, min(workers, len(missing))), describe)
         )
         synced = time.monotonic()
         for part, lockstep in zip(parts, locksteps, strict=True):

@@ -4,9 +4,10 @@
 The one rule: the bytes of an archive depend on its members' names and contents alone.
 """
 
+from depthgen.archive.block import Block, Entry
 from depthgen.archive.format import ArchiveError, shard_path
-from depthgen.archive.lockstep import Entry, Lockstep
+from depthgen.archive.lockstep import Lockstep
 from depthgen.archive.reader import Archive
 from depthgen.archive.writer import ArchiveWriter
 
-__all__ = ["Archive", "ArchiveError", "ArchiveWriter", "Entry", "Lockstep", "shard_path"]
+__all__ = ["Archive", "ArchiveError", "ArchiveWriter", "Block", "Entry", "Lockstep", "shard_path"]

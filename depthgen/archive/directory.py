@@ -24,24 +24,26 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-_SEARCH_BYTES = 1 << 22
-_BLOCK_ENTRIES = 1 << 15
+# Small pieces: what is allocated and freed at once stays with the process for good.
+_SEARCH_BYTES = 1 << 19
+_BLOCK_ENTRIES = 1 << 13
 _MAX_COMMENT = zf.MAX_16
 
 
 @dataclass(frozen=True)
 class Directory:
-    """Where a file's members are: 12 bytes each.
+    """Where a file's members are: 4 bytes each, or 12 in a file of 4 GiB or with a stub before it.
 
     start, end: the central directory's bytes in the file.
     entries: (n,) uint32, each entry's position relative to `start`.
-    offsets: (n,) int64, each local header's position in the file.
+    offsets: (n,) int64, each local header's position in the file; None where each entry's own
+        32-bit field says it.
     """
 
     start: int
     end: int
     entries: NDArray[np.uint32]
-    offsets: NDArray[np.int64]
+    offsets: NDArray[np.int64] | None
 
 
 def read_directory(mapped: mmap.mmap, path: Path) -> Directory:
@@ -57,6 +59,8 @@ def read_directory(mapped: mmap.mmap, path: Path) -> Directory:
     if len(entries) != count:
         raise ArchiveError(f"{path} says it has {count} members, but lists {len(entries)}")
     offsets = _Checker(mapped, path, start, shift).offsets(raw, entries)
+    if not shift and not _any_far(raw, entries):
+        return Directory(start, start + size, entries, None)
     return Directory(start, start + size, entries, offsets)
 
 
@@ -129,6 +133,11 @@ def _find_entries(raw: NDArray[np.uint8]) -> NDArray[np.uint32] | None:
             return None
         expected = int(ends[-1])
     return entries if expected == len(raw) else None
+
+
+def _any_far(raw: NDArray[np.uint8], entries: NDArray[np.uint32]) -> bool:
+    """Whether any entry's offset field only refers to a ZIP64 field."""
+    return any(bool(np.any(_field(raw, block + 42, 4) == zf.MAX_32)) for block in _blocks(entries))
 
 
 def _blocks(entries: NDArray[np.uint32]) -> Iterator[NDArray[np.int64]]:

@@ -33,6 +33,8 @@ ZIP64_END = struct.Struct("<4sQHHIIQQQQ")
 ZIP64_LOCATOR = struct.Struct("<4sIQI")
 ZIP64_EXTRA_ID = 1
 
+CENTRAL_OFFSET_AT = 42  # where an entry of the central directory has its local header's offset
+
 STORED = 0
 DEFLATED = 8
 FLAG_ENCRYPTED = 1 << 0
@@ -73,3 +75,34 @@ def shard_path(path: Path, shard: int, shards: int) -> Path:
     if shards == 1:
         return path
     return path.with_name(f"{path.stem}-{shard:05d}-of-{shards:05d}{path.suffix}")
+
+
+# What every member that we write has: a fixed date, so that bytes depend on contents alone.
+_DATE_1980_01_01 = (1 << 5) | 1
+VERSION = 20
+VERSION_ZIP64 = 45
+MADE_BY_UNIX = 3 << 8
+_REGULAR_FILE_0644 = 0o100644 << 16
+
+
+def local_header(raw: bytes, flags: int, checksum: int, size: int) -> bytes:
+    """Local header and name of a stored member, as we write it."""
+    header = LOCAL.pack(
+        LOCAL_SIGNATURE, VERSION, flags, STORED, 0, _DATE_1980_01_01,
+        checksum, size, size, len(raw), 0,
+    )  # fmt: skip
+    return header + raw
+
+
+def central_record(raw: bytes, flags: int, checksum: int, size: int, offset: int) -> bytes:
+    """Central directory entry of a stored member, as we write it."""
+    extra, version = b"", VERSION
+    if offset >= MAX_32:
+        extra = struct.pack("<HHQ", ZIP64_EXTRA_ID, 8, offset)
+        version = VERSION_ZIP64
+    record = CENTRAL.pack(
+        CENTRAL_SIGNATURE, MADE_BY_UNIX | version, version, flags, STORED, 0,
+        _DATE_1980_01_01, checksum, size, size, len(raw), len(extra), 0, 0, 0,
+        _REGULAR_FILE_0644, min(offset, MAX_32),
+    )  # fmt: skip
+    return record + raw + extra

@@ -15,13 +15,12 @@ from depthgen.archive.reader import Archive
 from depthgen.archive.writer import ArchiveWriter
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
     from types import TracebackType
     from typing import Self
 
-# A member ready to be written: name, content and the content's CRC-32.
-Entry = tuple[str, bytes, int]
+    from depthgen.archive.block import Block
 
 
 class Lockstep:
@@ -62,12 +61,11 @@ class Lockstep:
                 )
         return None
 
-    def append(self, blocks: Sequence[Iterable[Entry]]) -> None:
+    def append(self, blocks: Sequence[Block]) -> None:
         """Add the next unit: one block of members for each archive."""
         for writer, block in zip(self._writers, blocks, strict=True):
             if writer is not None:
-                for name, data, crc in block:
-                    writer.add(name, data, crc)
+                writer.add_block(block)
 
     def commit(self) -> None:
         """Put everything appended so far on the disk."""

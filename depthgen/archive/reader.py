@@ -33,9 +33,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-# Of a directory entry: flags and name length; method, stored size, size and name length.
+# Of a directory entry: flags and name length; method, stored size, size, name length and offset.
 _ENTRY_NAME = struct.Struct("<8xH18xH")
-_ENTRY_DATA = struct.Struct("<10xH8xIIH")
+_ENTRY_DATA = struct.Struct("<10xH8xIIH12xI")
 # Of a local header: signature, method, name length and extra length.
 _LOCAL_DATA = struct.Struct("<4s4xH16xHH")
 _CENTRAL_SIZE, _LOCAL_SIZE = zf.CENTRAL.size, zf.LOCAL.size
@@ -197,7 +197,8 @@ class Archive:
         return self[self.index(name)]
 
     def _build_index(self) -> NameIndex:
-        index = NameIndex(np.concatenate([file.name_hashes() for file in self._files]))
+        hashes = [file.name_hashes() for file in self._files]
+        index = NameIndex(hashes[0] if len(hashes) == 1 else np.concatenate(hashes))
         seen: set[str] = set()
         for member in index.ambiguous():
             if (name := self.name(member)) in seen:
@@ -269,7 +270,10 @@ class _File:
         # A memoryview gives single elements as Python integers, twice as fast as NumPy does.
         self._start = self._directory.start
         self._entries: memoryview[int] = memoryview(self._directory.entries)  # type: ignore[arg-type]
-        self._offsets: memoryview[int] = memoryview(self._directory.offsets)  # type: ignore[arg-type]
+        offsets = self._directory.offsets
+        self._offsets: memoryview[int] | None = None
+        if offsets is not None:
+            self._offsets = memoryview(offsets)  # type: ignore[arg-type]
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -304,13 +308,14 @@ class _File:
             return None
         return self._read(index, fields, name)
 
-    def _read(self, index: int, fields: tuple[int, int, int, int], name: bytes) -> memoryview:
-        method, stored, plain, name_size = fields
+    def _read(self, index: int, fields: tuple[int, ...], name: bytes) -> memoryview:
+        method, stored, plain, name_size, start = fields
         if stored == zf.MAX_32 or plain == zf.MAX_32:
             values = zip64_fields(self._map, self._start + self._entries[index])
             assert values is not None, "read_directory checked this"
             plain, stored, _ = values
-        start = self._offsets[index]
+        if self._offsets is not None:
+            start = self._offsets[index]
         signature, local_method, local_name_size, extra_size = _LOCAL_DATA.unpack_from(
             self._map, start
         )

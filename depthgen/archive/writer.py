@@ -10,12 +10,16 @@ from __future__ import annotations
 import mmap
 import os
 from array import array
+from collections import Counter
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 from zlib import crc32
 
+import numpy as np
+
 from depthgen.archive import format as zf
+from depthgen.archive.block import Block, check_member
 from depthgen.archive.format import ArchiveError
 from depthgen.files import sync_folder
 
@@ -24,11 +28,6 @@ if TYPE_CHECKING:
     from typing import Self
 
 _BUFFER_BYTES = 1 << 20
-_DATE_1980_01_01 = (1 << 5) | 1
-_VERSION = 20
-_VERSION_ZIP64 = 45
-_MADE_BY_UNIX = 3 << 8
-_REGULAR_FILE_0644 = 0o100644 << 16
 
 
 class ArchiveWriter:
@@ -47,7 +46,7 @@ class ArchiveWriter:
         self.partial = self.path.with_name(self.path.name + ".partial")
         if self.path.exists():
             raise ArchiveError(f"{self.path} exists already; move it away to write it anew")
-        self._pending: list[bytes] = []
+        self._pending: list[bytes | memoryview] = []
         self._pending_bytes = 0
         self._forget_members()
         self._descriptor = self._open(resume)
@@ -90,55 +89,62 @@ class ArchiveWriter:
         """Append one member; `crc` is the CRC-32 of `data` where the caller has it already."""
         if self._descriptor < 0:
             raise ValueError(f"{self.path} is closed; nothing can be added to it")
-        raw, flags = zf.encode_name(name)
+        raw, flags = check_member(name, len(data))
         if raw in self._names:
-            raise ArchiveError(f"{self.path} already has a member {name!r}; names must be unique")
-        if not raw or len(raw) > zf.MAX_16 or b"\0" in raw or len(data) >= zf.MAX_32:
-            raise ArchiveError(
-                f"cannot add {name[:80]!r} to {self.path}: a name takes 1 to 65535 bytes, none of "
-                "them zero, and a member less than 4 GiB"
-            )
+            raise self._doubled(raw)
         checksum = crc32(data) if crc is None else crc
-        header = zf.LOCAL.pack(
-            zf.LOCAL_SIGNATURE, _VERSION, flags, zf.STORED, 0, _DATE_1980_01_01,
-            checksum, len(data), len(data), len(raw), 0,
-        )  # fmt: skip
-        self._pending += (header, raw, data)
-        self._pending_bytes += len(header) + len(raw) + len(data)
+        self._append(zf.local_header(raw, flags, checksum, len(data)), data)
         self._enter(raw, flags, checksum, len(data))
+
+    def add_block(self, block: Block) -> None:
+        """Append the members of a block; the same as adding them one by one, but at once."""
+        if self._descriptor < 0:
+            raise ValueError(f"{self.path} is closed; nothing can be added to it")
+        new = set(block.names)
+        if len(new) < len(block.names) or not self._names.isdisjoint(new):
+            counted = Counter(block.names)
+            raise self._doubled(
+                next(raw for raw in block.names if raw in self._names or counted[raw] > 1)
+            )
+        directory, ends = block.directory_at(self._end)
+        self._directory_ends.frombytes((ends + np.uint64(len(self._directory))).tobytes())
+        self._directory += directory
+        self._names |= new
+        self._offsets.frombytes((block.offsets + np.uint64(self._end)).tobytes())
+        self._end += len(block.payload)
+        self._append(block.payload.data)
+
+    def _doubled(self, raw: bytes) -> ArchiveError:
+        name = raw.decode("utf-8", "replace")
+        return ArchiveError(f"{self.path} already has a member {name!r}; names must be unique")
+
+    def _append(self, *pieces: bytes | memoryview) -> None:
+        if len(pieces[-1]) >= _BUFFER_BYTES:
+            self._flush()
+        self._pending += pieces
+        self._pending_bytes += sum(map(len, pieces))
         if self._pending_bytes >= _BUFFER_BYTES:
             self._flush()
 
     def _enter(self, raw: bytes, flags: int, checksum: int, size: int) -> None:
         """Put a member that lies at the end into the directory-to-be."""
-        offset, extra, version = self._end, b"", _VERSION
-        if offset >= zf.MAX_32:
-            extra = (
-                zf.ZIP64_EXTRA_ID.to_bytes(2, "little") + b"\x08\x00" + offset.to_bytes(8, "little")
-            )
-            version = _VERSION_ZIP64
-        self._directory += zf.CENTRAL.pack(
-            zf.CENTRAL_SIGNATURE, _MADE_BY_UNIX | version, version, flags, zf.STORED, 0,
-            _DATE_1980_01_01, checksum, size, size, len(raw), len(extra), 0, 0, 0,
-            _REGULAR_FILE_0644, min(offset, zf.MAX_32),
-        )  # fmt: skip
-        self._directory += raw
-        self._directory += extra
+        self._directory += zf.central_record(raw, flags, checksum, size, self._end)
         self._directory_ends.append(len(self._directory))
-        self._offsets.append(offset)
+        self._offsets.append(self._end)
         self._names.add(raw)
         self._end += zf.LOCAL.size + len(raw) + size
 
     def _flush(self) -> None:
         """Write what is pending; what the disk would not take stays pending, in its order."""
-        block = memoryview(b"".join(self._pending))
+        one = len(self._pending) == 1  # a block, say: no need to copy it
+        block = memoryview(self._pending[0] if one else b"".join(self._pending))
         try:
             while block:
                 block = block[os.write(self._descriptor, block) :]
         except OSError as error:
             raise self._no_room(error) from error
         finally:
-            self._pending, self._pending_bytes = [bytes(block)], len(block)
+            self._pending, self._pending_bytes = ([bytes(block)] if block else []), len(block)
 
     def _no_room(self, error: OSError) -> ArchiveError:
         return ArchiveError(
@@ -231,8 +237,8 @@ class ArchiveWriter:
         records = b""
         if count >= zf.MAX_16 or size >= zf.MAX_32 or offset >= zf.MAX_32:
             records += zf.ZIP64_END.pack(
-                zf.ZIP64_END_SIGNATURE, zf.ZIP64_END.size - 12, _MADE_BY_UNIX | _VERSION_ZIP64,
-                _VERSION_ZIP64, 0, 0, count, count, size, offset,
+                zf.ZIP64_END_SIGNATURE, zf.ZIP64_END.size - 12, zf.MADE_BY_UNIX | zf.VERSION_ZIP64,
+                zf.VERSION_ZIP64, 0, 0, count, count, size, offset,
             )  # fmt: skip
             records += zf.ZIP64_LOCATOR.pack(zf.ZIP64_LOCATOR_SIGNATURE, 0, offset + size, 1)
         short = min(count, zf.MAX_16)

@@ -11,7 +11,7 @@ from zlib import crc32
 
 import pytest
 
-from depthgen.archive import Archive, ArchiveError, ArchiveWriter, Entry, Lockstep
+from depthgen.archive import Archive, ArchiveError, ArchiveWriter, Block, Entry, Lockstep
 
 UNITS = 5
 COUNTS = ([2, 0, 3, 1, 2], [1, 1, 1, 0, 1])
@@ -38,7 +38,7 @@ def finish(folder: Path) -> tuple[int, list[bytes]]:
     with Lockstep(paths_in(folder), COUNTS) as lockstep:
         start = lockstep.start
         for unit in range(start, UNITS):
-            lockstep.append([block(0, unit), block(1, unit)])
+            lockstep.append([Block.pack(block(0, unit)), Block.pack(block(1, unit))])
     return start, [path.read_bytes() for path in paths_in(folder)]
 
 
@@ -92,7 +92,7 @@ def test_one_that_is_closed_is_left_alone_and_the_other_completed_to_match(
     stack = ExitStack()
     lockstep = stack.enter_context(Lockstep(paths, COUNTS))
     for unit in range(3):
-        lockstep.append([block(0, unit), block(1, unit)])
+        lockstep.append([Block.pack(block(0, unit)), Block.pack(block(1, unit))])
     stack.__exit__(KeyboardInterrupt, None, None)
     start, contents = finish(tmp_path)
     assert start == 3 + (closed == 0)  # the second's unit 3 is empty, so it is there already
@@ -121,7 +121,7 @@ def test_leaving_early_closes_no_archive_that_lacks_members(tmp_path: Path) -> N
         pytest.raises(ValueError, match="2 of 8 members"),
         Lockstep(paths_in(tmp_path), COUNTS) as lockstep,
     ):
-        lockstep.append([block(0, 0), block(1, 0)])
+        lockstep.append([Block.pack(block(0, 0)), Block.pack(block(1, 0))])
     assert not any(path.exists() for path in paths_in(tmp_path))
     assert open_files() <= before
 
@@ -145,7 +145,7 @@ def test_if_one_cannot_be_closed_the_others_keep_what_they_have(
 KILLED_BETWEEN = """
 import os, signal, sys
 from pathlib import Path
-from depthgen.archive import ArchiveWriter, Lockstep
+from depthgen.archive import ArchiveWriter, Block, Lockstep
 folder = Path(sys.argv[1])
 close = ArchiveWriter.close
 def close_one_and_die(writer):
@@ -154,7 +154,9 @@ def close_one_and_die(writer):
 ArchiveWriter.close = close_one_and_die
 with Lockstep([folder / "a.zip", folder / "b.zip"], [[1] * 4, [1] * 4]) as lockstep:
     for unit in range(4):
-        lockstep.append([[(f"{unit}", b"a", 0)], [(f"{unit}", b"b", 0)]])
+        lockstep.append(
+            [Block.pack([(f"{unit}", b"a", 0)]), Block.pack([(f"{unit}", b"b", 0)])]
+        )
 """
 
 
@@ -167,5 +169,5 @@ def test_killed_between_the_two_closes_the_second_is_completed(tmp_path: Path) -
         start = lockstep.start
         for unit in range(start, 4):
             data = b"b"
-            lockstep.append([iter(()), [(f"{unit}", data, crc32(data))]])
+            lockstep.append([Block.pack([]), Block.pack([(f"{unit}", data, crc32(data))])])
     assert list(Archive(tmp_path / "b.zip").names) == ["0", "1", "2", "3"]
