@@ -82,12 +82,16 @@ class NameIndex:
         at = self._starts[wanted >> self._shift]
         keys = self._keys
         wanted <<= 32
-        while keys[at] < wanted:
+        key = keys[at]
+        while key < wanted:
             at += 1
+            key = keys[at]
         found = []
-        while (member := keys[at] - wanted) <= 0xFFFFFFFF:
-            found.append(member)
+        beyond = wanted + (1 << 32)
+        while key < beyond:
+            found.append(key - wanted)
             at += 1
+            key = keys[at]
         return found
 
     def ambiguous(self) -> list[int]:

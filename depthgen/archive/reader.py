@@ -79,9 +79,16 @@ class Archive:
     @overload
     def __getitem__(self, key: str) -> memoryview: ...
     def __getitem__(self, key: int | str) -> memoryview:
+        # The two common ways, with as few calls as can be; all else goes the long one.
         if isinstance(key, str):
-            return self._read_named(key)
-        if 0 <= key < self._single:
+            if self._single and key.isascii():
+                raw = key.encode()
+                for member in (self._index or self._build_index()).candidates(raw):
+                    data = self._files[0].read(member, raw)
+                    if data is not None:
+                        return data
+            key = self.index(key)
+        elif 0 <= key < self._single:
             return self._files[0].read(key)
         file, local = self._place(key)
         return file.read(local)
@@ -186,16 +193,6 @@ class Archive:
                     return member
         return None
 
-    def _read_named(self, name: str) -> memoryview:
-        """What `self[self.index(name)]` gives, faster for one file and a name in ASCII."""
-        if self._single and name.isascii():
-            raw, file = name.encode(), self._files[0]
-            for member in (self._index or self._build_index()).candidates(raw):
-                data = file.read_if_named(member, raw)
-                if data is not None:
-                    return data
-        return self[self.index(name)]
-
     def _build_index(self) -> NameIndex:
         hashes = [file.name_hashes() for file in self._files]
         index = NameIndex(hashes[0] if len(hashes) == 1 else np.concatenate(hashes))
@@ -293,23 +290,18 @@ class _File:
     def crc(self, index: int) -> int:
         return zf.CENTRAL.unpack_from(self._map, self._start + self._entries[index])[7]
 
-    def read(self, index: int) -> memoryview:
+    @overload
+    def read(self, index: int) -> memoryview: ...
+    @overload
+    def read(self, index: int, name: bytes) -> memoryview | None: ...
+    def read(self, index: int, name: bytes | None = None) -> memoryview | None:
+        """The member's bytes; None if it has another name than the one given."""
         entry = self._start + self._entries[index]
-        fields = _ENTRY_DATA.unpack_from(self._map, entry)
+        method, stored, plain, name_size, start = _ENTRY_DATA.unpack_from(self._map, entry)
         entry += _CENTRAL_SIZE
-        return self._read(index, fields, self._map[entry : entry + fields[3]])
-
-    def read_if_named(self, index: int, name: bytes) -> memoryview | None:
-        """The member's bytes, or None if it has another name than these bytes."""
-        entry = self._start + self._entries[index]
-        fields = _ENTRY_DATA.unpack_from(self._map, entry)
-        entry += _CENTRAL_SIZE
-        if fields[3] != len(name) or self._map[entry : entry + fields[3]] != name:
+        own_name = self._map[entry : entry + name_size]
+        if name is not None and name != own_name:
             return None
-        return self._read(index, fields, name)
-
-    def _read(self, index: int, fields: tuple[int, ...], name: bytes) -> memoryview:
-        method, stored, plain, name_size, start = fields
         if stored == zf.MAX_32 or plain == zf.MAX_32:
             values = zip64_fields(self._map, self._start + self._entries[index])
             assert values is not None, "read_directory checked this"
@@ -324,7 +316,7 @@ class _File:
             signature != zf.LOCAL_SIGNATURE
             or local_method != method
             or local_name_size != name_size
-            or self._map[start : start + name_size] != name
+            or self._map[start : start + name_size] != own_name
         ):
             raise ArchiveError(
                 f"{self.path}: member {self.name(index)!r} is not where the directory says"
