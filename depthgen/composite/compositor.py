@@ -167,9 +167,12 @@ class Compositor:
     # Pictures are kept in BGR order here: the one encoder that can write rows wants it so.
 
     def _bgra(self, fg: int) -> NDArray[np.uint8]:
-        name = picture_member("fg", "fg", fg, ".png")
-        rgba = images.decode(self._archives["fg"][name], "RGBA", name=name)
-        return np.ascontiguousarray(rgba[:, :, [2, 1, 0, 3]])
+        if fg not in self._decoded:
+            name = picture_member("fg", "fg", fg, ".png")
+            rgba = images.decode(self._archives["fg"][name], "RGBA", name=name)
+            self._decoded.clear()  # all sizes of a cut-out are asked for in a row
+            self._decoded[fg] = np.ascontiguousarray(rgba[:, :, [2, 1, 0, 3]])
+        return self._decoded[fg]
 
     def _background(self, bg: int) -> NDArray[np.uint8]:
         name = picture_member("bg", "bg", bg, ".jpg")
@@ -183,6 +186,10 @@ class Compositor:
     @cached_property
     def _cutouts(self) -> dict[tuple[int, int], tuple[Cutout, Cutout]]:
         """(as it is, mirrored) by cut-out and size."""
+        return {}
+
+    @cached_property
+    def _decoded(self) -> dict[int, NDArray[np.uint8]]:
         return {}
 
     @cached_property

@@ -1,0 +1,54 @@
+"""The documentation says what the code does."""
+
+from __future__ import annotations
+
+import re
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+
+import cli
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def test_the_command_reference_is_what_make_docs_writes(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("DEPTHGEN_WORKSPACE", "COLUMNS"):
+        monkeypatch.delenv(name, raising=False)
+    made = runpy.run_path(str(ROOT / "docs" / "make_cli_reference.py"))["reference"]()
+    assert (ROOT / "docs" / "cli.md").read_text("utf-8") == made
+
+
+@pytest.mark.parametrize("command", list(cli.main.commands))
+def test_every_command_is_in_the_readme(command: str) -> None:
+    assert f"`{command}`" in (ROOT / "README.md").read_text("utf-8")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_option_in_the_documentation_exists(page: Path) -> None:
+    known = {
+        option
+        for command in (cli.main, *cli.main.commands.values())
+        for parameter in command.params
+        for option in (*parameter.opts, *parameter.secondary_opts)
+    } | {"--help", "--logdir"}
+    used = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", page.read_text("utf-8")))
+    assert used <= known
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_link_leads_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text("utf-8")):
+        assert (page.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_import_in_the_documentation_works(page: Path) -> None:
+    pytest.importorskip("torch")
+    for block in re.findall(r"```python\n(.*?)```", page.read_text("utf-8"), re.S):
+        imports = [line for line in block.splitlines() if re.match(r"(from|import) ", line)]
+        exec("\n".join(imports), {})
+    assert "depthgen" in sys.modules
