@@ -36,7 +36,7 @@ from depthgen.sources import studio
 from depthgen.workspace import Workspace
 
 ROUNDS = 5
-LOOP_SAMPLES = 600
+LOOP_SAMPLES = 4000  # one background's
 QUALITY, MASK_QUALITY = 90, 30
 
 

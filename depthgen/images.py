@@ -7,6 +7,7 @@ a half-grey picture.
 
 from __future__ import annotations
 
+import functools
 import io
 import struct
 import warnings
@@ -293,26 +294,31 @@ def encode_png(array: NDArray[Any]) -> bytes:
     return encoded.tobytes()
 
 
-def encode_mask(mask: NDArray[Any]) -> bytes:
+def encode_mask(
+    mask: NDArray[Any], frame: tuple[int, int] | None = None, x: int = 0, y: int = 0
+) -> bytes:
     """Encode (H, W) as a 1-bit grey PNG, white where `mask` is not zero.
 
+    frame: (height, width) of the picture, black but for `mask` with its corner at (x, y).
     Written by hand (PNG specification, 3rd edition): a packed picture is 1/8 of the work for zlib,
     and both libraries at hand take twice as long or more for it.
     """
     if mask.ndim != 2 or not mask.size:
         raise ImageError(f"a mask has two dimensions and at least one pixel, not {mask.shape}")
-    height, width = mask.shape
+    height, width = frame or mask.shape
     rows = np.zeros((height, 1 + (width + 7) // 8), np.uint8)  # each row starts with filter 0
-    rows[:, 1:] = np.packbits(mask if mask.dtype == bool else mask != 0, axis=1)
-    header = struct.pack(">II", width, height) + _BILEVEL
-    return b"".join(
-        (
-            _PNG_SIGNATURE,
-            _chunk(b"IHDR", header),
-            _chunk(b"IDAT", _deflate_mask(rows.tobytes())),
-            _IEND,
-        )
-    )
+    shift = x % 8
+    bits = np.zeros((mask.shape[0], shift + mask.shape[1]), bool)
+    bits[:, shift:] = mask
+    packed = np.packbits(bits, axis=1)
+    rows[y : y + mask.shape[0], 1 + x // 8 : 1 + x // 8 + packed.shape[1]] = packed
+    data = _chunk(b"IDAT", _deflate_mask(rows.tobytes()))
+    return b"".join((_PNG_SIGNATURE, _mask_header(width, height), data, _IEND))
+
+
+@functools.lru_cache(maxsize=8)
+def _mask_header(width: int, height: int) -> bytes:
+    return _chunk(b"IHDR", struct.pack(">II", width, height) + _BILEVEL)
 
 
 def _deflate_mask(rows: bytes) -> bytes:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from depthgen.stage import Progress
 
 # A power cut loses at most this much work (a kill loses less: the system still has the bytes).
-_COMMIT_EVERY_S = 10.0
+_COMMIT_EVERY_S = 0.5
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,9 @@ def produce(
                 lockstep.append(next(results))
                 done += samples
                 progress(done, total)
-                if commit_each or time.monotonic() - synced > _COMMIT_EVERY_S:
+                if commit_each:
                     lockstep.commit()
+                elif time.monotonic() - synced > _COMMIT_EVERY_S:
+                    lockstep.commit_behind()
                     synced = time.monotonic()
             lockstep.close()

@@ -94,11 +94,14 @@ def picture_member(archive: str, kind: Kind, number: int, suffix: str) -> str:
     return f"{archive}/{picture_stem(kind, number)}{suffix}"
 
 
+_SAMPLE_WORDS = {"fg_bg": "", "fg_bg_mask": "mask_", "depth_fg_bg": "depth_"}
+
+
 def sample_member(archive: str, member: Member, suffix: str) -> str:
     """A sample's member in `fg_bg`, `fg_bg_mask` or `depth_fg_bg`; the suffix has its dot."""
-    word = {"fg_bg": "", "fg_bg_mask": "mask_", "depth_fg_bg": "depth_"}[archive]
-    bg, fg = picture_stem("bg", member.bg), picture_stem("fg", member.fg)
-    return f"{archive}/{bg}/{fg}_{bg}_{word}{member.index:06d}{suffix}"
+    # Spelt out, for this runs twice for each of a million samples.
+    bg, word = f"bg_{member.bg:03d}", _SAMPLE_WORDS[archive]
+    return f"{archive}/{bg}/fg_{member.fg:03d}_{bg}_{word}{member.index:06d}{suffix}"
 
 
 def labels_member(bg: int) -> str:

@@ -42,23 +42,22 @@ class Block:
         """Raises `ArchiveError` for a name or a size that an archive cannot hold."""
         pieces: list[bytes] = []
         records: list[bytes] = []
-        offsets, ends, names = [], [], []
-        offset = end = 0
+        offsets, names = [], []
+        offset = 0
         for name, data, checksum in entries:
-            raw, flags = check_member(name, len(data))
-            header = zf.local_header(raw, flags, checksum, len(data))
-            record = zf.central_record(raw, flags, checksum, len(data), offset)
-            pieces += (header, data)
-            records.append(record)
+            size = len(data)
+            raw, flags = check_member(name, size)
+            header = zf.local_header(raw, flags, checksum, size)
+            records.append(zf.central_record(raw, flags, checksum, size, offset))
+            pieces.append(header)
+            pieces.append(data)
             names.append(raw)
             offsets.append(offset)
-            offset += len(header) + len(data)
-            end += len(record)
-            ends.append(end)
+            offset += len(header) + size
         return cls(
             np.frombuffer(b"".join(pieces), np.uint8),
             b"".join(records),
-            np.array(ends, np.uint64),
+            np.cumsum([len(record) for record in records], dtype=np.uint64),
             np.array(offsets, np.uint64),
             tuple(names),
         )

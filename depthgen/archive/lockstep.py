@@ -73,6 +73,12 @@ class Lockstep:
             if writer is not None:
                 writer.commit()
 
+    def commit_behind(self) -> None:
+        """The same, while the caller goes on; see `ArchiveWriter.commit_behind`."""
+        for writer in self._writers:
+            if writer is not None:
+                writer.commit_behind()
+
     def close(self) -> None:
         """Close the archives, in the order given; nothing happens to those that are closed.
 

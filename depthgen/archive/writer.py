@@ -11,6 +11,7 @@ import mmap
 import os
 from array import array
 from collections import Counter
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -49,6 +50,8 @@ class ArchiveWriter:
         self._pending: list[bytes | memoryview] = []
         self._pending_bytes = 0
         self._forget_members()
+        self._syncer = ThreadPoolExecutor(max_workers=1)  # starts no thread before it is used
+        self._behind: Future[None] | None = None
         self._descriptor = self._open(resume)
         try:
             if resume:
@@ -160,6 +163,26 @@ class ArchiveWriter:
         except OSError as error:
             raise self._no_room(error) from error
 
+    def commit_behind(self) -> None:
+        """Start putting everything added so far on the disk, and go on meanwhile.
+
+        What is there leaves the system's page cache: a long archive must not push out all else, and
+        pages used again cost less than new ones. An error of an earlier start is raised here, or by
+        `close`.
+        """
+        self._flush()
+        if self._behind is None or self._behind.done():
+            self._join_behind()
+            self._behind = self._syncer.submit(_sync_and_drop, self._descriptor)
+
+    def _join_behind(self) -> None:
+        behind, self._behind = self._behind, None
+        if behind is not None:
+            try:
+                behind.result()
+            except OSError as error:
+                raise self._no_room(error) from error
+
     def truncate(self, count: int) -> None:
         """Cut back to the first `count` members."""
         if not 0 <= count <= len(self):
@@ -222,6 +245,7 @@ class ArchiveWriter:
             return
         try:
             self._flush()
+            self._join_behind()
             self._pending += (bytes(self._directory), self._end_records())
             self.commit()
         finally:
@@ -255,6 +279,7 @@ class ArchiveWriter:
                 self._release()
 
     def _release(self) -> None:
+        self._syncer.shutdown()
         os.close(self._descriptor)
         self._descriptor = -1
 
@@ -272,3 +297,9 @@ class ArchiveWriter:
         else:
             with suppress(ArchiveError):  # the error on its way out says more than this one
                 self.suspend()
+
+
+def _sync_and_drop(descriptor: int) -> None:
+    os.fsync(descriptor)
+    if hasattr(os, "posix_fadvise"):
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)

@@ -8,6 +8,7 @@ rule: a spliced file is byte-identical to encoding the whole picture with the sa
 from __future__ import annotations
 
 import re
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from depthgen import images
@@ -44,7 +45,10 @@ class CellEncoder:
         self._quality = quality
         self._blocks = blocks_in_a_cell(background.shape[1])
         self._cell = self._blocks * BLOCK
-        header, cells = _split(images.encode_jpeg_cells(background, quality, self._blocks))
+        jpeg = images.encode_jpeg_cells(background, quality, self._blocks)
+        # Every picture of these settings has a header as long as this one.
+        self._header = _header_size(jpeg)
+        cells = self._split(jpeg)
         self._columns = -(-background.shape[1] // self._cell)
         self._rows = len(cells) // self._columns
         # A marker follows each cell but the last; which one, its place in the picture says.
@@ -56,7 +60,9 @@ class CellEncoder:
         self._left = [[b"".join(row[:column]) for column in columns] for row in by_row]
         self._right = [[b"".join(row[column:]) for column in columns] for row in by_row]
         whole = [row[self._columns] for row in self._left]
-        self._above = [header + b"".join(whole[:row]) for row in range(self._rows + 1)]
+        self._above = [
+            jpeg[: self._header] + b"".join(whole[:row]) for row in range(self._rows + 1)
+        ]
         self._below = [b"".join(whole[row:]) for row in range(self._rows + 1)]
 
     def cut(self, x: int, y: int, width: int, height: int) -> tuple[NDArray[np.uint8], int, int]:
@@ -68,30 +74,32 @@ class CellEncoder:
 
     def encode(self, patch: NDArray[np.uint8], left: int, top: int) -> bytes:
         """The whole picture as JPEG, with `patch` (from `cut`) in place of the background."""
-        _, cells = _split(images.encode_jpeg_cells(patch, self._quality, self._blocks))
+        cells = self._split(images.encode_jpeg_cells(patch, self._quality, self._blocks))
         first, row = left // self._cell, top // BLOCK
         across = -(-patch.shape[1] // self._cell)
         last = first + across
         pieces = [self._above[row]]
         for start in range(0, len(cells), across):
-            pieces.append(self._left[row][first])
             number = row * self._columns + first
-            for cell, end in zip(
+            pieces.append(self._left[row][first])
+            inner = zip(
                 cells[start : start + across], self._ends[number : number + across], strict=True
-            ):
-                pieces.append(cell)
-                pieces.append(end)
+            )
+            pieces.extend(chain.from_iterable(inner))
             pieces.append(self._right[row][last])
             row += 1
         pieces.append(self._below[row])
         return b"".join(pieces)
 
+    def _split(self, jpeg: bytes) -> list[bytes]:
+        """The cells of a picture, without their markers."""
+        # In the scan, a 0xFF of the data is followed by 0x00, so a marker cannot be anything else.
+        return _RESTART.split(jpeg[self._header : -len(_END_OF_IMAGE)])
 
-def _split(jpeg: bytes) -> tuple[bytes, list[bytes]]:
-    """(everything up to the scan, the scan's cells without their markers)."""
+
+def _header_size(jpeg: bytes) -> int:
+    """How many bytes come before the scan."""
     position = 2
     while jpeg[position + 1] != _START_OF_SCAN:
         position += 2 + int.from_bytes(jpeg[position + 2 : position + 4], "big")
-    position += 2 + int.from_bytes(jpeg[position + 2 : position + 4], "big")
-    # In the scan, a 0xFF of the data is followed by 0x00, so a marker cannot be anything else.
-    return jpeg[:position], _RESTART.split(jpeg[position : -len(_END_OF_IMAGE)])
+    return position + 2 + int.from_bytes(jpeg[position + 2 : position + 4], "big")

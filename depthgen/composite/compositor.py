@@ -31,6 +31,8 @@ from depthgen.workspace import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from numpy.typing import NDArray
 
     from depthgen.composite.run import CompositeOptions
@@ -78,32 +80,34 @@ class Compositor:
     def _pair(
         self, encoder: CellEncoder, bg: int, fg: int, composites: list[Entry], masks: list[Entry]
     ) -> None:
-        plan = self._plan(bg, fg)
-        first = (bg * self.layout.n_fg + fg) * self.layout.per_pair
-        canvas = np.zeros((self.side, self.side), bool)
-        rows = zip(*(column.tolist() for column in vars(plan).values()), strict=True)
-        for index, (flip, size, x, y) in enumerate(rows, first):
+        for member, (flip, size, x, y) in self._samples(bg, fg):
             cutout = self._cutout(fg, size, flip)
             height, width = cutout.mask.shape
             patch, left, top = encoder.cut(x, y, width, height)
             paste(patch, cutout, x - left, y - top)
             picture = encoder.encode(patch, left, top)
-            region = canvas[y : y + height, x : x + width]
-            region[...] = cutout.mask
-            mask = self._encode_mask(canvas)
-            region[...] = False
-            names = self._names(Member(fg, bg, index))
-            composites.append((names[0], picture, crc32(picture)))
-            masks.append((names[1], mask, crc32(mask)))
+            mask = self._encode_mask(cutout.mask, x, y)
+            composite_name, mask_name = self._names(member)
+            composites.append((composite_name, picture, crc32(picture)))
+            masks.append((mask_name, mask, crc32(mask)))
+
+    def _samples(self, bg: int, fg: int) -> Iterator[tuple[Member, tuple[int, int, int, int]]]:
+        """The samples of a pair: who they are, and (flip, size, x, y)."""
+        first = (bg * self.layout.n_fg + fg) * self.layout.per_pair
+        rows = zip(*(column.tolist() for column in vars(self._plan(bg, fg)).values()), strict=True)
+        for index, row in enumerate(rows, first):
+            yield Member(fg, bg, index), row
 
     def _names(self, member: Member) -> tuple[str, str]:
         suffix = f".{self.options.mask_format}"
         return sample_member("fg_bg", member, ".jpg"), sample_member("fg_bg_mask", member, suffix)
 
-    def _encode_mask(self, mask: NDArray[np.bool_]) -> bytes:
+    def _encode_mask(self, mask: NDArray[np.bool_], x: int, y: int) -> bytes:
         if self.options.mask_format == "png":
-            return images.encode_mask(mask)
-        return images.encode_jpeg(mask * np.uint8(255), self.options.quality)
+            return images.encode_mask(mask, (self.side, self.side), x, y)
+        frame = np.zeros((self.side, self.side), np.uint8)
+        frame[y : y + mask.shape[0], x : x + mask.shape[1]] = mask * np.uint8(255)
+        return images.encode_jpeg(frame, self.options.quality)
 
     def labels(self, bg: int) -> str:
         """The table of one background's samples: tab-separated, a line each, without a header.
@@ -111,17 +115,13 @@ class Compositor:
         Columns: fg_bg member, mask member, x, y, width, height, flip, scale.
         """
         lines = []
-        fractions = scales(*self.options.scale)
+        drawn = [f"{fraction:.4f}" for fraction in scales(*self.options.scale)]
         for fg in range(self.layout.n_fg):
-            plan, sizes = self._plan(bg, fg), self._sizes(fg)
-            first = (bg * self.layout.n_fg + fg) * self.layout.per_pair
-            rows = zip(*(column.tolist() for column in vars(plan).values()), strict=True)
-            for index, (flip, size, x, y) in enumerate(rows, first):
-                names = "\t".join(self._names(Member(fg, bg, index)))
+            sizes = self._sizes(fg).tolist()
+            for member, (flip, size, x, y) in self._samples(bg, fg):
+                names = "\t".join(self._names(member))
                 width, height = sizes[size]
-                lines.append(
-                    f"{names}\t{x}\t{y}\t{width}\t{height}\t{flip}\t{fractions[size]:.4f}\n"
-                )
+                lines.append(f"{names}\t{x}\t{y}\t{width}\t{height}\t{flip}\t{drawn[size]}\n")
         return "".join(lines)
 
     def probe(self) -> tuple[float, float]:

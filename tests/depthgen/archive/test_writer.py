@@ -313,3 +313,29 @@ def test_a_killed_writer_leaves_whole_members_behind(tmp_path: Path) -> None:
     with zipfile.ZipFile(path) as oracle:
         assert oracle.testzip() is None
         assert oracle.namelist() == [f"{index}" for index in range(stand)]
+
+
+def test_committing_behind_changes_no_byte_and_can_be_repeated(tmp_path: Path) -> None:
+    for name, behind in (("plain.zip", False), ("behind.zip", True)):
+        with ArchiveWriter(tmp_path / name) as writer:
+            for number in range(50):
+                writer.add(f"{number}", bytes(1000))
+                if behind:
+                    writer.commit_behind()
+    assert (tmp_path / "plain.zip").read_bytes() == (tmp_path / "behind.zip").read_bytes()
+
+
+def test_an_error_behind_is_raised_by_the_next_commit_or_by_close(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    writer = ArchiveWriter(tmp_path / "a.zip")
+    writer.add("a", b"1")
+    monkeypatch.setattr("os.fsync", full)
+    writer.commit_behind()
+    with pytest.raises(ArchiveError, match="No space left"):
+        writer.close()
+    assert not (tmp_path / "a.zip").exists()
+    assert (tmp_path / "a.zip.partial").exists()
