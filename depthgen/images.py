@@ -55,7 +55,8 @@ _RESAMPLING = {"bicubic": Image.Resampling.BICUBIC, "nearest": Image.Resampling.
 
 def _chunk(kind: bytes, body: bytes) -> bytes:
     """One PNG chunk: length, kind, body, checksum."""
-    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+    checksum = zlib.crc32(body, zlib.crc32(kind))
+    return b"".join((struct.pack(">I", len(body)), kind, body, struct.pack(">I", checksum)))
 
 
 _IEND = _chunk(b"IEND", b"")

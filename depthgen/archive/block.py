@@ -44,16 +44,15 @@ class Block:
         records: list[bytes] = []
         offsets, names = [], []
         offset = 0
+        local_header, central_record = zf.local_header, zf.central_record
         for name, data, checksum in entries:
             size = len(data)
             raw, flags = check_member(name, size)
-            header = zf.local_header(raw, flags, checksum, size)
-            records.append(zf.central_record(raw, flags, checksum, size, offset))
-            pieces.append(header)
-            pieces.append(data)
+            records.append(central_record(raw, flags, checksum, size, offset))
+            pieces += (local_header(flags, checksum, size, len(raw)), raw, data)
             names.append(raw)
             offsets.append(offset)
-            offset += len(header) + size
+            offset += zf.LOCAL.size + len(raw) + size
         return cls(
             np.frombuffer(b"".join(pieces), np.uint8),
             b"".join(records),

@@ -85,17 +85,16 @@ MADE_BY_UNIX = 3 << 8
 _REGULAR_FILE_0644 = 0o100644 << 16
 
 
-def local_header(raw: bytes, flags: int, checksum: int, size: int) -> bytes:
-    """Local header and name of a stored member, as we write it."""
-    header = LOCAL.pack(
+def local_header(flags: int, checksum: int, size: int, name_size: int) -> bytes:
+    """Local header of a stored member as we write it; the name follows."""
+    return LOCAL.pack(
         LOCAL_SIGNATURE, VERSION, flags, STORED, 0, _DATE_1980_01_01,
-        checksum, size, size, len(raw), 0,
+        checksum, size, size, name_size, 0,
     )  # fmt: skip
-    return header + raw
 
 
 def central_record(raw: bytes, flags: int, checksum: int, size: int, offset: int) -> bytes:
-    """Central directory entry of a stored member, as we write it."""
+    """Central directory entry of a stored member as we write it, its name included."""
     extra, version = b"", VERSION
     if offset >= MAX_32:
         extra = struct.pack("<HHQ", ZIP64_EXTRA_ID, 8, offset)

@@ -96,7 +96,7 @@ class ArchiveWriter:
         if raw in self._names:
             raise self._doubled(raw)
         checksum = crc32(data) if crc is None else crc
-        self._append(zf.local_header(raw, flags, checksum, len(data)), data)
+        self._append(zf.local_header(flags, checksum, len(data), len(raw)), raw, data)
         self._enter(raw, flags, checksum, len(data))
 
     def add_block(self, block: Block) -> None:

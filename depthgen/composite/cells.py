@@ -8,13 +8,17 @@ rule: a spliced file is byte-identical to encoding the whole picture with the sa
 from __future__ import annotations
 
 import re
-from itertools import chain
+from dataclasses import dataclass
+from itertools import chain, islice
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from depthgen import images
 
 if TYPE_CHECKING:
-    import numpy as np
+    from collections.abc import Iterator, Sequence
+
     from numpy.typing import NDArray
 
 BLOCK = 16  # pixels: at 4:2:0 a block (MCU) is 16 × 16
@@ -22,6 +26,7 @@ _RESTART = re.compile(rb"\xff[\xd0-\xd7]")
 _MARKERS = tuple(bytes((0xFF, 0xD0 + number)) for number in range(8))
 _END_OF_IMAGE = b"\xff\xd9"
 _START_OF_SCAN = 0xDA
+_MOST_IN_A_STACK = 256  # a JPEG is at most 65,535 pixels high
 
 
 def blocks_in_a_cell(width: int) -> int:
@@ -32,6 +37,15 @@ def blocks_in_a_cell(width: int) -> int:
     """
     row = -(-width // BLOCK)
     return next((blocks for blocks in range(2, row) if row % blocks == 0), row)
+
+
+@dataclass(frozen=True)
+class Patch:
+    """Cells out of a picture: pixels (h, w, 3) whose first is at (left, top) of the picture."""
+
+    pixels: NDArray[np.uint8]
+    left: int
+    top: int
 
 
 class CellEncoder:
@@ -48,7 +62,7 @@ class CellEncoder:
         jpeg = images.encode_jpeg_cells(background, quality, self._blocks)
         # Every picture of these settings has a header as long as this one.
         self._header = _header_size(jpeg)
-        cells = self._split(jpeg)
+        cells = _RESTART.split(jpeg[self._header : -len(_END_OF_IMAGE)])
         self._columns = -(-background.shape[1] // self._cell)
         self._rows = len(cells) // self._columns
         # A marker follows each cell but the last; which one, its place in the picture says.
@@ -65,36 +79,54 @@ class CellEncoder:
         ]
         self._below = [b"".join(whole[row:]) for row in range(self._rows + 1)]
 
-    def cut(self, x: int, y: int, width: int, height: int) -> tuple[NDArray[np.uint8], int, int]:
-        """A copy of the cells that a rectangle touches, and the x and y of its first pixel."""
+    def cut(self, x: int, y: int, width: int, height: int) -> Patch:
+        """A copy of the cells that a rectangle touches."""
         left, top = x // self._cell * self._cell, y // BLOCK * BLOCK
         right = -(-(x + width) // self._cell) * self._cell
         bottom = -(-(y + height) // BLOCK) * BLOCK
-        return self._background[top:bottom, left:right].copy(), left, top
+        return Patch(self._background[top:bottom, left:right].copy(), left, top)
 
-    def encode(self, patch: NDArray[np.uint8], left: int, top: int) -> bytes:
-        """The whole picture as JPEG, with `patch` (from `cut`) in place of the background."""
-        cells = self._split(images.encode_jpeg_cells(patch, self._quality, self._blocks))
-        first, row = left // self._cell, top // BLOCK
-        across = -(-patch.shape[1] // self._cell)
-        last = first + across
+    def encode(self, patches: Sequence[Patch]) -> list[bytes]:
+        """For each patch the whole picture as JPEG, with the patch in place of the background.
+
+        Patches of one width are stacked and encoded in one go: an encoder's start costs as much as
+        two dozen blocks.
+        """
+        pictures = [b""] * len(patches)
+        for stack in _stacks(patches):
+            tall = np.concatenate([patches[index].pixels for index in stack])
+            jpeg = images.encode_jpeg_cells(tall, self._quality, self._blocks)
+            # In the scan, a 0xFF of the data is followed by 0x00, so markers are what they seem.
+            cells = iter(_RESTART.split(jpeg[self._header : -len(_END_OF_IMAGE)]))
+            for index in stack:
+                pictures[index] = self._splice(patches[index], cells)
+        return pictures
+
+    def _splice(self, patch: Patch, cells: Iterator[bytes]) -> bytes:
+        """The picture of a patch, whose cells are the next ones of `cells`."""
+        height, width = patch.pixels.shape[:2]
+        first, row = patch.left // self._cell, patch.top // BLOCK
+        last = first - (-width // self._cell)
         pieces = [self._above[row]]
-        for start in range(0, len(cells), across):
-            number = row * self._columns + first
-            pieces.append(self._left[row][first])
-            inner = zip(
-                cells[start : start + across], self._ends[number : number + across], strict=True
-            )
-            pieces.extend(chain.from_iterable(inner))
-            pieces.append(self._right[row][last])
-            row += 1
-        pieces.append(self._below[row])
+        for below in range(row, row - (-height // BLOCK)):
+            number = below * self._columns
+            pieces.append(self._left[below][first])
+            ends = self._ends[number + first : number + last]
+            pieces.extend(chain.from_iterable(zip(islice(cells, len(ends)), ends, strict=True)))
+            pieces.append(self._right[below][last])
+        pieces.append(self._below[row - (-height // BLOCK)])
         return b"".join(pieces)
 
-    def _split(self, jpeg: bytes) -> list[bytes]:
-        """The cells of a picture, without their markers."""
-        # In the scan, a 0xFF of the data is followed by 0x00, so a marker cannot be anything else.
-        return _RESTART.split(jpeg[self._header : -len(_END_OF_IMAGE)])
+
+def _stacks(patches: Sequence[Patch]) -> list[list[int]]:
+    """The patches, by number, that can be encoded as one tall picture."""
+    stacks: dict[tuple[int, int], list[int]] = {}
+    for index, patch in enumerate(patches):
+        height, width = patch.pixels.shape[:2]
+        # At the lower edge of a picture a block may be cut: it can only be a stack's last.
+        alone = index + 1 if height % BLOCK else -(index // _MOST_IN_A_STACK)
+        stacks.setdefault((width, alone), []).append(index)
+    return list(stacks.values())
 
 
 def _header_size(jpeg: bytes) -> int:

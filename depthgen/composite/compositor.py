@@ -80,16 +80,19 @@ class Compositor:
     def _pair(
         self, encoder: CellEncoder, bg: int, fg: int, composites: list[Entry], masks: list[Entry]
     ) -> None:
+        names, patches = [], []
         for member, (flip, size, x, y) in self._samples(bg, fg):
             cutout = self._cutout(fg, size, flip)
             height, width = cutout.mask.shape
-            patch, left, top = encoder.cut(x, y, width, height)
-            paste(patch, cutout, x - left, y - top)
-            picture = encoder.encode(patch, left, top)
+            patch = encoder.cut(x, y, width, height)
+            paste(patch.pixels, cutout, x - patch.left, y - patch.top)
+            patches.append(patch)
             mask = self._encode_mask(cutout.mask, x, y)
-            composite_name, mask_name = self._names(member)
-            composites.append((composite_name, picture, crc32(picture)))
+            name, mask_name = self._names(member)
+            names.append(name)
             masks.append((mask_name, mask, crc32(mask)))
+        for name, picture in zip(names, encoder.encode(patches), strict=True):
+            composites.append((name, picture, crc32(picture)))
 
     def _samples(self, bg: int, fg: int) -> Iterator[tuple[Member, tuple[int, int, int, int]]]:
         """The samples of a pair: who they are, and (flip, size, x, y)."""

@@ -16,26 +16,37 @@ from depthgen.composite.cells import CellEncoder, blocks_in_a_cell
 
 @settings(max_examples=200, deadline=None)
 @given(data=st.data())
-def test_a_spliced_picture_is_byte_identical_to_encoding_all_of_it(data: st.DataObject) -> None:
+def test_spliced_pictures_are_byte_identical_to_encoding_all_of_them(data: st.DataObject) -> None:
     side = data.draw(st.sampled_from([1, 8, 15, 16, 17, 48, 64, 96, 150, 192, 200, 272]))
-    x, y = data.draw(st.integers(0, side - 1)), data.draw(st.integers(0, side - 1))
-    width, height = data.draw(st.integers(1, side - x)), data.draw(st.integers(1, side - y))
     quality = data.draw(st.sampled_from([1, 30, 75, 90, 100]))
     random = np.random.default_rng(data.draw(st.integers(0, 2**32)))
     smooth = np.linspace(0, 200, side)[:, None, None] + np.zeros((side, side, 3))
     background = (smooth + random.integers(0, 55, (side, side, 3))).astype(np.uint8)
-    changed = background.copy()
-    changed[y : y + height, x : x + width] = random.integers(0, 256, (height, width, 3), np.uint8)
     encoder = CellEncoder(background, quality)
-    patch, left, top = encoder.cut(x, y, width, height)
-    bottom, right = top + patch.shape[0], left + patch.shape[1]
-    assert np.array_equal(patch, background[top:bottom, left:right])
-    patch[...] = changed[top:bottom, left:right]
-    assert np.array_equal(
-        changed[y : y + height, x : x + width], patch[y - top :, x - left :][:height, :width]
-    )
-    whole = images.encode_jpeg_cells(changed, quality, blocks_in_a_cell(side))
-    assert encoder.encode(patch, left, top) == whole
+    patches, expected = [], []
+    for _ in range(data.draw(st.integers(1, 6))):
+        x, y = data.draw(st.integers(0, side - 1)), data.draw(st.integers(0, side - 1))
+        width, height = data.draw(st.integers(1, side - x)), data.draw(st.integers(1, side - y))
+        changed = background.copy()
+        region = np.s_[y : y + height, x : x + width]
+        changed[region] = random.integers(0, 256, (height, width, 3), np.uint8)
+        patch = encoder.cut(x, y, width, height)
+        bottom = patch.top + patch.pixels.shape[0]
+        right = patch.left + patch.pixels.shape[1]
+        assert patch.left <= x < x + width <= right
+        assert patch.top <= y < y + height <= bottom
+        assert np.array_equal(patch.pixels, background[patch.top : bottom, patch.left : right])
+        patch.pixels[...] = changed[patch.top : bottom, patch.left : right]
+        patches.append(patch)
+        expected.append(images.encode_jpeg_cells(changed, quality, blocks_in_a_cell(side)))
+    assert encoder.encode(patches) == expected
+
+
+def test_more_patches_than_a_jpeg_is_high_are_encoded_too() -> None:
+    background = np.random.default_rng(0).integers(0, 256, (192, 192, 3), np.uint8)
+    encoder = CellEncoder(background, 90)
+    patches = [encoder.cut(0, 0, 192, 192) for _ in range(400)]  # 76,800 rows
+    assert set(encoder.encode(patches)) == {images.encode_jpeg_cells(background, 90, 2)}
 
 
 @pytest.mark.parametrize(
@@ -47,8 +58,7 @@ def test_cells_divide_a_row_of_blocks(width: int, blocks: int) -> None:
 
 def test_a_patch_is_a_copy() -> None:
     background = np.zeros((64, 64, 3), np.uint8)
-    patch, _, _ = CellEncoder(background, 90).cut(10, 20, 5, 5)
-    patch[...] = 255
+    CellEncoder(background, 90).cut(10, 20, 5, 5).pixels[...] = 255
     assert not background.any()
 
 
@@ -57,9 +67,10 @@ def test_pillow_decodes_a_spliced_picture_to_what_was_encoded() -> None:
     ramp = np.add.outer(np.arange(192), np.arange(192))[:, :, None] // 2 + np.zeros(3)
     background = np.clip(ramp + random.normal(0, 3, ramp.shape), 0, 255).astype(np.uint8)
     encoder = CellEncoder(background, 90)
-    patch, left, top = encoder.cut(30, 60, 60, 30)
-    patch[60 - top : 90 - top, 30 - left : 90 - left] = (30, 60, 200)
+    patch = encoder.cut(30, 60, 60, 30)
+    left, top = patch.left, patch.top
+    patch.pixels[60 - top : 90 - top, 30 - left : 90 - left] = (30, 60, 200)
     expected = background.copy()
     expected[60:90, 30:90] = (30, 60, 200)
-    decoded = np.asarray(Image.open(io.BytesIO(encoder.encode(patch, left, top))))
+    decoded = np.asarray(Image.open(io.BytesIO(encoder.encode([patch])[0])))
     assert np.abs(decoded[:, :, ::-1].astype(int) - expected).mean() < 4
