@@ -1,6 +1,6 @@
 """Opening a large archive and reading it at random, against `zipfile`.
 
-    python benchmarks/archive.py [--members 400000]
+    python -m benchmarks.archive [--members 400000]
 
 Each side opens in a process of its own, so that neither's memory is counted for the other; the best
 of several processes counts, the page cache is warm. "With names" is what it takes until the first
@@ -17,7 +17,6 @@ import argparse
 import gc
 import json
 import os
-import platform
 import random
 import statistics
 import subprocess
@@ -28,8 +27,7 @@ import tracemalloc
 import zipfile
 from pathlib import Path
 
-import numpy as np
-
+from benchmarks.machine import machine
 from depthgen.archive import Archive, ArchiveWriter
 
 MEMBER_BYTES = 4200  # a composite of the original data set: 1.6 GiB over 400,000
@@ -88,7 +86,15 @@ def measure_open(side: str, path: Path) -> dict[str, float]:
     """The best of several processes; what is allocated comes from one of its own, for it slows."""
 
     def run(traced: bool) -> dict[str, float]:
-        command = [sys.executable, __file__, "--open", side, "--archive", str(path)]
+        command = [
+            sys.executable,
+            "-m",
+            "benchmarks.archive",
+            "--open",
+            side,
+            "--archive",
+            str(path),
+        ]
         command += ["--traced"] if traced else []
         done = subprocess.run(command, check=True, capture_output=True, text=True)
         result: dict[str, float] = json.loads(done.stdout)
@@ -135,17 +141,8 @@ def measure_reads(path: Path, members: int) -> dict[str, float]:
     return {kind: min(spent) / READS * 1e6 for kind, spent in times.items()} | ratios
 
 
-def machine() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    cpu = next((line.split(": ")[1] for line in lines if line.startswith("model name")), "CPU")
-    return (
-        f"{cpu}, {len(os.sched_getaffinity(0))} cores · Python {platform.python_version()}, "
-        f"NumPy {np.__version__}, {platform.system()} {platform.release()}"
-    )
-
-
 def report(path: Path, members: int) -> None:
-    print(machine())
+    print(machine("numpy"))
     print(f"{members:,} members of {MEMBER_BYTES} bytes, {path.stat().st_size / 2**20:.0f} MiB\n")
     theirs, ours = measure_open("zipfile", path), measure_open("archive", path)
     print(f"{'opening':<34}{'zipfile':>12}{'Archive':>12}{'ratio':>9}")

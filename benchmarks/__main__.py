@@ -1,0 +1,38 @@
+"""Run every benchmark, one after the other, and keep what they print.
+
+    python -m benchmarks
+
+Writes `benchmarks/results/<benchmark>.txt`. Leave the machine alone meanwhile: two cores are what is
+measured, and each script compares two things in one run.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+FOLDER = Path(__file__).parent
+NAMES = ("archive", "composite", "stats")
+
+
+def main() -> int:
+    results = FOLDER / "results"
+    results.mkdir(exist_ok=True)
+    failed = 0
+    for name in NAMES:
+        print(f"== {name}", flush=True)
+        command = [sys.executable, "-m", f"benchmarks.{name}"]
+        done = subprocess.run(command, cwd=FOLDER.parent, capture_output=True, text=True)
+        print(done.stdout, flush=True)
+        if done.returncode:
+            print(done.stderr, file=sys.stderr)
+            failed += 1
+            continue
+        text = f"$ python -m benchmarks.{name}\n{done.stdout}"
+        (results / f"{name}.txt").write_text(text, encoding="utf-8")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
