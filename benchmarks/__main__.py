@@ -2,8 +2,8 @@
 
     python -m benchmarks
 
-Writes `benchmarks/results/<benchmark>.txt`. Leave the machine alone meanwhile: two cores are what is
-measured, and each script compares two things in one run.
+Writes `benchmarks/results/<benchmark>.txt`. Leave the machine alone meanwhile: each script compares
+two things in one run, and a neighbour disturbs both.
 """
 
 from __future__ import annotations

@@ -6,7 +6,8 @@ Without a workspace that has bg.zip and fg.zip it renders its own pictures. Meas
 
 - end to end: `composite` with two workers, against the original's loop in one process as its
   documentation describes it: reopen three files, mirror, paste twice, save two files with
-  `optimize`, add both to a ZIP. Both sides at the same size and quality 90; its masks are JPEG of quality 30.
+  `optimize`, add both to a ZIP. Both sides at the same size and quality 90; its masks are JPEG of
+  quality 30.
 - on one core: the samples of `composite` against encoding the same pictures and masks only, with
   the fastest encoders at hand.
 """

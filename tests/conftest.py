@@ -1,0 +1,32 @@
+"""What the tests of both wings share."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+ROOT = Path(__file__).parents[1]
+Run = subprocess.CompletedProcess[str]
+
+
+@pytest.fixture
+def depthgen(tmp_path: Path) -> Callable[..., Run]:
+    """Type a `depthgen` command in a process of its own, in the workspace `tmp_path / "W"`."""
+
+    def run(*arguments: str | Path, before: str = "") -> Run:
+        code = f"import sys\n{before}\nimport cli\nsys.argv[0] = 'depthgen'\ncli.entry()\n"
+        command = [sys.executable, "-c", code, "-w", str(tmp_path / "W"), *map(str, arguments)]
+        environment = os.environ | {"PYTHONPATH": str(ROOT)}
+        return subprocess.run(
+            command, capture_output=True, text=True, cwd=tmp_path, env=environment, check=False
+        )
+
+    return run
