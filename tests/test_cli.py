@@ -122,7 +122,9 @@ def test_defaults_on_the_command_line_are_the_stages_own(command: str) -> None:
         field.name: field.default
         for field in dataclasses.fields(getattr(importlib.import_module(module), name))
     }
-    context = cli.main.commands[command].make_context(command, [], resilient_parsing=True)
+    parent = cli.main.make_context("depthgen", [command], resilient_parsing=True)
+    each = cli.main.commands[command]
+    context = each.make_context(command, [], parent=parent, resilient_parsing=True)
     for name, typed in context.params.items():
         if name in ("dry_run", "as_json"):
             continue
