@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from itertools import accumulate
 from pathlib import Path
-from typing import TYPE_CHECKING, overload
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 
@@ -59,6 +59,7 @@ class Archive:
         # The number of members if one file holds them all: most archives, and a shorter way.
         self._single = len(self) if len(self._files) == 1 else 0
         self._index: NameIndex | None = None
+        self._at_random = False
 
     @classmethod
     def open(cls, path: str | Path) -> Self:
@@ -68,8 +69,19 @@ class Archive:
             return cls(path)
         return cls(*find_shards(path))
 
-    def __reduce__(self) -> tuple[type[Archive], tuple[Path, ...]]:
-        return type(self), self.paths
+    def at_random(self) -> Self:
+        """Tell the system that members will be read in no order; returns this archive.
+
+        Without it a cold read of 8 KB may pull in megabytes that nobody asked for: 7 ms against
+        0.2 ms on a disk that reads far ahead.
+        """
+        self._at_random = True
+        for file in self._files:
+            file.read_at_random()
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _reopen, (type(self), self.paths, self._at_random)
 
     def __len__(self) -> int:
         return self._starts[-1]
@@ -205,6 +217,11 @@ class Archive:
         return index
 
 
+def _reopen(kind: type[Archive], paths: Sequence[Path], at_random: bool) -> Archive:
+    archive = kind(*paths)
+    return archive.at_random() if at_random else archive
+
+
 def find_shards(path: Path) -> list[Path]:
     """The shards of `path` in order. Raises `ArchiveError` if there are none, or one is missing."""
     shards = {}
@@ -271,6 +288,10 @@ class _File:
         self._offsets: memoryview[int] | None = None
         if offsets is not None:
             self._offsets = memoryview(offsets)  # type: ignore[arg-type]
+
+    def read_at_random(self) -> None:
+        if hasattr(mmap, "MADV_RANDOM"):
+            self._map.madvise(mmap.MADV_RANDOM)
 
     def __len__(self) -> int:
         return len(self._entries)

@@ -87,7 +87,7 @@ class DenseDepth(Dataset[Batch]):
         self.transform = transform
         self.target_transform = target_transform
         self.paths = _find_archives(Path(source_zipfolder), suffix)
-        self.archives = {stem: Archive.open(path) for stem, path in self.paths.items()}
+        self.archives = {stem: Archive.open(path).at_random() for stem, path in self.paths.items()}
         tables = {stem: self._table(stem) for stem in SAMPLE_ARCHIVES}
         self._check_pairs(tables)
         first = tables["fg_bg"]

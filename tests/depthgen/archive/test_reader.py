@@ -338,3 +338,13 @@ def test_extract_names_what_it_cannot_write(tmp_path: Path) -> None:
         writer.add("a/b", b"in a folder of its name")
     with pytest.raises(ArchiveError, match="cannot write"):
         Archive(tmp_path / "a.zip").extract(tmp_path / "out")
+
+
+def test_reading_at_random_changes_nothing_but_the_advice(tmp_path: Path) -> None:
+    path = tmp_path / "a.zip"
+    with zipfile.ZipFile(path, "w") as made:
+        for number in range(9):
+            made.writestr(f"{number}", bytes([number]) * 9000)
+    archive = Archive(path).at_random()
+    for copy in (archive, pickle.loads(pickle.dumps(archive))):
+        assert [bytes(copy[index])[:1] for index in (7, 0, 8)] == [b"\7", b"\0", b"\x08"]
