@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
     from depthgen.stage import Progress
 
-# A power cut loses at most this much work (a kill loses less: the system still has the bytes).
+# How often writing to the disk is started behind the work. A power cut loses what was not on it
+# yet; a kill loses nothing, for the system still has the bytes.
 _COMMIT_EVERY_S = 0.5
 
 
@@ -58,7 +59,7 @@ def produce(
 ) -> None:
     """Make whatever is missing of `parts`; `work` turns an item into one block for each archive.
 
-    commit_each: sync after every unit, instead of every few seconds.
+    commit_each: sync after every unit, and wait for it, instead of now and then behind the work.
     """
     total = sum(sum(part.samples) for part in parts)
     with ExitStack() as stack:

@@ -30,12 +30,14 @@ class _Counter:
     def __init__(self, title: str, unit: str, quiet: bool) -> None:
         self._title, self._unit, self._quiet = title, unit, quiet
         self._bar: tqdm[Any] | None = None
-        self._first = 0
+        self._first: int | None = None
         self._started = self._told = time.monotonic()
 
     def update(self, done: int, total: int) -> None:
         if self._quiet:
             return
+        if self._first is None:  # what an earlier run has done says nothing of this one's speed
+            self._first, self._started = done, time.monotonic()
         if sys.stderr.isatty():
             self._draw(done, total)
         else:
@@ -55,7 +57,7 @@ class _Counter:
         if now - self._told < _LINE_EVERY_S:
             return
         self._told = now
-        rate = (done - self._first) / (now - self._started)
+        rate = (done - (self._first or 0)) / (now - self._started)
         sys.stderr.write(
             f"{self._title}: {done:,} of {total:,} {self._unit}, {rate:,.0f} a second\n"
         )

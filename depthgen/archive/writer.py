@@ -89,15 +89,19 @@ class ArchiveWriter:
         return bytes(self._directory[start : start + record[10]]), record[3]
 
     def add(self, name: str, data: bytes, crc: int | None = None) -> None:
-        """Append one member; `crc` is the CRC-32 of `data` where the caller has it already."""
+        """Append one member; `crc` is the CRC-32 of `data` where the caller has it already.
+
+        Where the disk says no, the member is held back: `commit` or `close` tries again.
+        """
         if self._descriptor < 0:
             raise ValueError(f"{self.path} is closed; nothing can be added to it")
         raw, flags = check_member(name, len(data))
         if raw in self._names:
             raise self._doubled(raw)
         checksum = crc32(data) if crc is None else crc
-        self._append(zf.local_header(flags, checksum, len(data), len(raw)), raw, data)
+        self._hold(zf.local_header(flags, checksum, len(data), len(raw)), raw, data)
         self._enter(raw, flags, checksum, len(data))
+        self._flush_if_full()
 
     def add_block(self, block: Block) -> None:
         """Append the members of a block; the same as adding them one by one, but at once."""
@@ -109,23 +113,26 @@ class ArchiveWriter:
             raise self._doubled(
                 next(raw for raw in block.names if raw in self._names or counted[raw] > 1)
             )
+        if len(block.payload) >= _BUFFER_BYTES:
+            self._flush()  # so that the payload goes out as it is, without a copy
         directory, ends = block.directory_at(self._end)
         self._directory_ends.frombytes((ends + np.uint64(len(self._directory))).tobytes())
         self._directory += directory
         self._names |= new
         self._offsets.frombytes((block.offsets + np.uint64(self._end)).tobytes())
         self._end += len(block.payload)
-        self._append(block.payload.data)
+        self._hold(block.payload.data)
+        self._flush_if_full()
 
     def _doubled(self, raw: bytes) -> ArchiveError:
         name = raw.decode("utf-8", "replace")
         return ArchiveError(f"{self.path} already has a member {name!r}; names must be unique")
 
-    def _append(self, *pieces: bytes | memoryview) -> None:
-        if len(pieces[-1]) >= _BUFFER_BYTES:
-            self._flush()
+    def _hold(self, *pieces: bytes | memoryview) -> None:
         self._pending += pieces
         self._pending_bytes += sum(map(len, pieces))
+
+    def _flush_if_full(self) -> None:
         if self._pending_bytes >= _BUFFER_BYTES:
             self._flush()
 
@@ -158,6 +165,7 @@ class ArchiveWriter:
     def commit(self) -> None:
         """Put everything added so far on the disk (flush and fsync)."""
         self._flush()
+        self._join_behind()  # an fsync's error is told once: ours must not be the one that is fine
         try:
             os.fsync(self._descriptor)
         except OSError as error:
@@ -167,8 +175,8 @@ class ArchiveWriter:
         """Start putting everything added so far on the disk, and go on meanwhile.
 
         What is there leaves the system's page cache: a long archive must not push out all else, and
-        pages used again cost less than new ones. An error of an earlier start is raised here, or by
-        `close`.
+        pages used again cost less than new ones. An error of an earlier start is raised by the next
+        commit, or by `close`.
         """
         self._flush()
         if self._behind is None or self._behind.done():
@@ -245,7 +253,6 @@ class ArchiveWriter:
             return
         try:
             self._flush()
-            self._join_behind()
             self._pending += (bytes(self._directory), self._end_records())
             self.commit()
         finally:

@@ -26,7 +26,7 @@ _RESTART = re.compile(rb"\xff[\xd0-\xd7]")
 _MARKERS = tuple(bytes((0xFF, 0xD0 + number)) for number in range(8))
 _END_OF_IMAGE = b"\xff\xd9"
 _START_OF_SCAN = 0xDA
-_MOST_IN_A_STACK = 256  # a JPEG is at most 65,535 pixels high
+_MAX_HEIGHT = 65_000  # pixels; the encoder's limit is 65,500
 
 
 def blocks_in_a_cell(width: int) -> int:
@@ -120,13 +120,18 @@ class CellEncoder:
 
 def _stacks(patches: Sequence[Patch]) -> list[list[int]]:
     """The patches, by number, that can be encoded as one tall picture."""
-    stacks: dict[tuple[int, int], list[int]] = {}
+    stacks: list[list[int]] = []
+    open_stacks: dict[int, tuple[list[int], int]] = {}  # by width: the stack and its height
     for index, patch in enumerate(patches):
         height, width = patch.pixels.shape[:2]
-        # At the lower edge of a picture a block may be cut: it can only be a stack's last.
-        alone = index + 1 if height % BLOCK else -(index // _MOST_IN_A_STACK)
-        stacks.setdefault((width, alone), []).append(index)
-    return list(stacks.values())
+        stack, tall = open_stacks.get(width, ([], _MAX_HEIGHT))
+        if tall + height > _MAX_HEIGHT:
+            stack, tall = [], 0
+            stacks.append(stack)
+        stack.append(index)
+        # At the lower edge of a picture a block may be cut: nothing can be stacked below it.
+        open_stacks[width] = stack, tall + height if height % BLOCK == 0 else _MAX_HEIGHT
+    return stacks
 
 
 def _header_size(jpeg: bytes) -> int:

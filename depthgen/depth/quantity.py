@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 FAR_M = 10.0
 NEAREST_LABEL = 0.01
+_ROUNDING = 1e-9
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,10 @@ def to_metres(stored: NDArray[Any], name: str) -> NDArray[np.float64]:
 
 
 def quantise(metres: NDArray[np.float64] | float, bits: int) -> NDArray[Any]:
-    """Metres → integers: floor((2^bits − 1) · clip(metres / 10, 0.01, 1)), uint8 or uint16."""
+    """Metres → integers: floor((2^bits − 1) · clip(metres / 10, 0.01, 1)), uint8 or uint16.
+
+    A value that rounding in float64 has put just below an integer counts as that integer, so that
+    an 8-bit depth map comes out as it went in.
+    """
     label = np.clip(np.asarray(metres) / FAR_M, NEAREST_LABEL, 1.0)
-    return np.floor(label * (2**bits - 1)).astype(np.uint8 if bits == 8 else np.uint16)
+    return np.floor(label * (2**bits - 1) + _ROUNDING).astype(np.uint8 if bits == 8 else np.uint16)

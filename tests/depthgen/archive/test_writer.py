@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import zipfile
+from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
@@ -18,7 +19,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from depthgen.archive import Archive, ArchiveError, ArchiveWriter
+from depthgen.archive import Archive, ArchiveError, ArchiveWriter, Block
 from depthgen.archive import format as zf
 
 if TYPE_CHECKING:
@@ -325,17 +326,59 @@ def test_committing_behind_changes_no_byte_and_can_be_repeated(tmp_path: Path) -
     assert (tmp_path / "plain.zip").read_bytes() == (tmp_path / "behind.zip").read_bytes()
 
 
+@pytest.mark.parametrize("what_next", ["commit", "close"])
 def test_an_error_behind_is_raised_by_the_next_commit_or_by_close(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what_next: str
 ) -> None:
-    def full(descriptor: int) -> None:
-        raise OSError(28, "No space left on device")
+    fsync, calls = os.fsync, []
+
+    def full_once(descriptor: int) -> None:
+        calls.append(descriptor)
+        if len(calls) == 1:  # the kernel tells an error of writing back once, then forgets it
+            raise OSError(errno.ENOSPC, "No space left on device")
+        fsync(descriptor)
 
     writer = ArchiveWriter(tmp_path / "a.zip")
     writer.add("a", b"1")
-    monkeypatch.setattr("os.fsync", full)
+    monkeypatch.setattr("os.fsync", full_once)
     writer.commit_behind()
     with pytest.raises(ArchiveError, match="No space left"):
-        writer.close()
+        getattr(writer, what_next)()
     assert not (tmp_path / "a.zip").exists()
     assert (tmp_path / "a.zip.partial").exists()
+    writer.suspend()
+
+
+@pytest.mark.parametrize("as_block", [False, True])
+@pytest.mark.parametrize("size", [300_000, 1_500_000])
+def test_what_a_full_disk_refused_is_written_once_there_is_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, as_block: bool, size: int
+) -> None:
+    write, full = os.write, [False]
+
+    def write_or_not(descriptor: int, data: bytes) -> int:
+        if full[0]:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(descriptor, data)
+
+    monkeypatch.setattr("os.write", write_or_not)
+    writer = ArchiveWriter(tmp_path / "a.zip")
+    taken: dict[str, bytes] = {}
+    for number in range(12):
+        full[0] = 3 <= number < 8
+        name, data = f"m{number}", bytes([number]) * size
+        before = len(writer)
+        with suppress(ArchiveError):
+            if as_block:
+                writer.add_block(Block.pack([(name, data, crc32(data))]))
+            else:
+                writer.add(name, data)
+        if len(writer) > before:
+            taken[name] = data
+    full[0] = False
+    writer.close()
+    with zipfile.ZipFile(tmp_path / "a.zip") as archive:
+        assert archive.testzip() is None
+        assert {name: archive.read(name) for name in archive.namelist()} == taken
+    with Archive(tmp_path / "a.zip") as ours:
+        assert all(ours[name] == data for name, data in taken.items())

@@ -42,11 +42,14 @@ def test_spliced_pictures_are_byte_identical_to_encoding_all_of_them(data: st.Da
     assert encoder.encode(patches) == expected
 
 
-def test_more_patches_than_a_jpeg_is_high_are_encoded_too() -> None:
-    background = np.random.default_rng(0).integers(0, 256, (192, 192, 3), np.uint8)
+@pytest.mark.parametrize(("side", "count"), [(192, 400), (512, 150), (200, 330)])
+def test_more_patches_than_a_jpeg_is_high_are_encoded_too(side: int, count: int) -> None:
+    background = np.random.default_rng(0).integers(0, 256, (side, side, 3), np.uint8)
     encoder = CellEncoder(background, 90)
-    patches = [encoder.cut(0, 0, 192, 192) for _ in range(400)]  # 76,800 rows
-    assert set(encoder.encode(patches)) == {images.encode_jpeg_cells(background, 90, 2)}
+    patches = [encoder.cut(0, 0, side, side) for _ in range(count)]
+    assert side * count > 65_535
+    whole = images.encode_jpeg_cells(background, 90, blocks_in_a_cell(side))
+    assert set(encoder.encode(patches)) == {whole}
 
 
 @pytest.mark.parametrize(

@@ -63,6 +63,17 @@ def test_labels_are_metres_over_ten_clipped_and_floored() -> None:
     assert wide.tolist() == [int(65535 * min(max(z / 10, 0.01), 1.0)) for z in metres]
 
 
+@pytest.mark.parametrize(("dtype", "bits"), [(np.uint8, 8), (np.uint8, 16), (np.uint16, 16)])
+def test_a_stored_depth_comes_out_as_it_went_in(dtype: Any, bits: int) -> None:
+    if dtype is np.uint8:
+        stored = np.arange(3, 256).astype(np.uint8)
+        wanted = stored.astype(int) * (1 if bits == 8 else 257)
+    else:
+        stored = np.arange(100, 10_001).astype(np.uint16)
+        wanted = stored.astype(int) * 65535 // 10_000  # exact in integers
+    assert quantise(to_metres(stored, "x"), bits).tolist() == wanted.tolist()
+
+
 @pytest.mark.parametrize(
     ("stored", "metres"),
     [
