@@ -7,7 +7,6 @@ depend on who worked, or on how often it was stopped.
 from __future__ import annotations
 
 import time
-from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -62,30 +61,25 @@ def produce(
     commit_each: sync after every unit, and wait for it, instead of now and then behind the work.
     """
     total = sum(sum(part.samples) for part in parts)
-    with ExitStack() as stack:
-        locksteps = [stack.enter_context(Lockstep(part.paths, part.counts)) for part in parts]
-        done = sum(
-            sum(part.samples[: lockstep.start])
-            for part, lockstep in zip(parts, locksteps, strict=True)
-        )
-        progress(done, total)
-        missing = [
-            item
-            for part, lockstep in zip(parts, locksteps, strict=True)
-            for item in part.items[lockstep.start :]
-        ]
-        results = stack.enter_context(
-            ordered_map(_Packed(work), missing, max(1, min(workers, len(missing))), describe)
-        )
-        synced = time.monotonic()
-        for part, lockstep in zip(parts, locksteps, strict=True):
-            for samples in part.samples[lockstep.start :]:
-                lockstep.append(next(results))
-                done += samples
-                progress(done, total)
-                if commit_each:
-                    lockstep.commit()
-                elif time.monotonic() - synced > _COMMIT_EVERY_S:
-                    lockstep.commit_behind()
-                    synced = time.monotonic()
-            lockstep.close()
+    starts = [Lockstep.standing(part.paths, part.counts) for part in parts]
+    done = sum(sum(part.samples[:start]) for part, start in zip(parts, starts, strict=True))
+    progress(done, total)
+    missing = [
+        item for part, start in zip(parts, starts, strict=True) for item in part.items[start:]
+    ]
+    spread = max(1, min(workers, len(missing)))
+    with ordered_map(_Packed(work), missing, spread, describe) as results:
+        for part, start in zip(parts, starts, strict=True):
+            # One part after the other, so that a thousand shards need no thousand open files.
+            synced = time.monotonic()
+            with Lockstep(part.paths, part.counts) as lockstep:
+                assert lockstep.start == start, "the workspace is locked"
+                for samples in part.samples[start:]:
+                    lockstep.append(next(results))
+                    done += samples
+                    progress(done, total)
+                    if commit_each:
+                        lockstep.commit()
+                    elif time.monotonic() - synced > _COMMIT_EVERY_S:
+                        lockstep.commit_behind()
+                        synced = time.monotonic()

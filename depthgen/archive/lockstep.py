@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from depthgen.archive.format import ArchiveError
 from depthgen.archive.reader import Archive
-from depthgen.archive.writer import ArchiveWriter
+from depthgen.archive.writer import ArchiveWriter, partial_path
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -72,6 +72,21 @@ class Lockstep:
         for writer in self._writers:
             if writer is not None:
                 writer.commit()
+
+    @classmethod
+    def standing(cls, paths: Sequence[Path], counts: Sequence[Sequence[int]]) -> int:
+        """Where a `Lockstep` on these would start, found without creating or holding a file."""
+        if not any(found.exists() for path in paths for found in (path, partial_path(path))):
+            return 0
+        lockstep = cls(paths, counts)
+        lockstep.suspend()
+        return lockstep.start
+
+    def suspend(self) -> None:
+        """Let go of all partial files without finishing them."""
+        for writer in self._writers:
+            if writer is not None:
+                writer.suspend()
 
     def commit_behind(self) -> None:
         """The same, while the caller goes on; see `ArchiveWriter.commit_behind`."""

@@ -222,13 +222,29 @@ def _reopen(kind: type[Archive], paths: Sequence[Path], at_random: bool) -> Arch
     return archive.at_random() if at_random else archive
 
 
-def find_shards(path: Path) -> list[Path]:
-    """The shards of `path` in order. Raises `ArchiveError` if there are none, or one is missing."""
+def files_of(path: Path) -> list[Path]:
+    """The files of an archive: `path`, or its shards in order; empty if there are neither.
+
+    Raises `ArchiveError` if a shard is missing.
+    """
+    if path.exists():
+        return [path]
+    return find_shards(path) if _shards(path) else []
+
+
+def _shards(path: Path) -> dict[tuple[int, int], Path]:
+    """What there is of (number, total) of `path`."""
     shards = {}
     for candidate in path.parent.glob(f"*-of-*{glob.escape(path.suffix)}"):
         match = _SHARD.search(candidate.stem)
         if match and candidate.stem[: match.start()] == path.stem:
             shards[int(match[1]), int(match[2])] = candidate
+    return shards
+
+
+def find_shards(path: Path) -> list[Path]:
+    """The shards of `path` in order. Raises `ArchiveError` if there are none, or one is missing."""
+    shards = _shards(path)
     if not shards:
         raise ArchiveError(f"{path} does not exist")
     totals = {total for _, total in shards}

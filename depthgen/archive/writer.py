@@ -44,7 +44,7 @@ class ArchiveWriter:
 
     def __init__(self, path: str | Path, resume: bool = True) -> None:
         self.path = Path(path)
-        self.partial = self.path.with_name(self.path.name + ".partial")
+        self.partial = partial_path(self.path)
         if self.path.exists():
             raise ArchiveError(f"{self.path} exists already; move it away to write it anew")
         self._pending: list[bytes | memoryview] = []
@@ -304,6 +304,11 @@ class ArchiveWriter:
         else:
             with suppress(ArchiveError):  # the error on its way out says more than this one
                 self.suspend()
+
+
+def partial_path(path: Path) -> Path:
+    """Where an archive is until it is whole."""
+    return path.with_name(path.name + ".partial")
 
 
 def _sync_and_drop(descriptor: int) -> None:

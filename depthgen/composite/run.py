@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from depthgen import images
-from depthgen.archive import Archive, shard_path
+from depthgen.archive import Archive, partial_path, shard_path
 from depthgen.composite.compositor import Compositor, Unit
 from depthgen.errors import OptionsError, StageError
 from depthgen.produce import Part, produce
@@ -158,7 +158,7 @@ def _check_room(workspace: Workspace, work: Compositor, outputs: list[Path]) -> 
     there = sum(
         path.stat().st_size
         for output in outputs
-        for path in (output, output.with_name(output.name + ".partial"))
+        for path in (output, partial_path(output))
         if path.exists()
     )
     needed = int(nbytes * work.layout.samples * _ROOM_TO_SPARE) - there

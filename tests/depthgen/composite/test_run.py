@@ -6,6 +6,7 @@ import hashlib
 import io
 import os
 import random
+import resource
 import shutil
 import signal
 import subprocess
@@ -141,6 +142,19 @@ def test_shards_end_at_the_borders_of_backgrounds_and_hold_the_same(
         assert len(two.paths) == 2
     with zipfile.ZipFile(two.paths[0]) as first:
         assert first.namelist()[-1] == "labels/bg_000_label_info.txt"
+
+
+def test_many_shards_need_few_open_files(tmp_path: Path) -> None:
+    workspace = make_workspace(tmp_path, n_bg=40, n_fg=1)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    here = len(list(Path("/proc/self/fd").iterdir()))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (here + 30, hard))
+    try:
+        run(workspace, CompositeOptions(placements=1, workers=1, shards=40))
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    with Archive.open(workspace.archive("fg_bg_mask")) as masks:
+        assert len(masks) == 80
 
 
 def test_masks_can_be_jpeg_as_the_original_had_them(tmp_path: Path) -> None:
