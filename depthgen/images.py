@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import cv2
 import numpy as np
-import PIL
 import simplejpeg
 from PIL import Image, ImageOps
 
@@ -227,12 +226,6 @@ def suffix_of(data: Data, *, name: str = "picture", max_pixels: int = MAX_PIXELS
     return _SUFFIXES.get(_open(data, name, max_pixels).format or "", ".jpg")
 
 
-def has_alpha(data: Data, *, name: str = "picture") -> bool:
-    """Whether the picture's format carries transparency. Raises `ImageError`."""
-    picture = _open(data, name, MAX_PIXELS)
-    return "A" in picture.getbands() or "a" in picture.getbands() or "transparency" in picture.info
-
-
 def decode_depth(data: Data, *, name: str = "depth map") -> NDArray[Any]:
     """A depth map as it is stored: uint8 or uint16 from a grey PNG, float32 from `.npy`; (H, W).
 
@@ -390,14 +383,3 @@ def histogram(array: NDArray[np.uint8]) -> NDArray[np.int64]:
 def use_one_thread() -> None:
     """Keep OpenCV to the calling thread: for workers, which are one core each."""
     cv2.setNumThreads(1)
-
-
-def codec_versions() -> dict[str, str]:
-    """The libraries whose versions decide a file's exact bytes."""
-    return {
-        "numpy": np.__version__,
-        "opencv": cv2.__version__,
-        "pillow": PIL.__version__,
-        "simplejpeg": getattr(simplejpeg, "__version__", "unknown"),
-        "zlib": zlib.ZLIB_RUNTIME_VERSION,
-    }

@@ -12,6 +12,7 @@ import json
 import logging
 import re
 import time
+import zlib
 from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -153,6 +154,8 @@ def open_stage(
             _refuse_differences(earlier, wanted, path)
             if earlier.state == "done" and not all(output.exists() for output in outputs):
                 earlier.state = "running"
+            if earlier.state == "running":
+                _note_versions(earlier, wanted.versions)
                 earlier.write(path)
         yield Run(workspace, earlier, tuple(outputs))
 
@@ -205,11 +208,18 @@ def _refuse_differences(earlier: Manifest, wanted: Manifest, path: Path) -> None
             f"`{wanted.stage}` ran before with other input ({path}): {'; '.join(changed)}. "
             "Run it as before, or start anew with --overwrite"
         )
-    if earlier.versions != wanted.versions and earlier.state == "running":
-        _log.warning(
-            "%s began with other library versions; its pixels stay the same, its bytes may not",
-            wanted.stage,
-        )
+
+
+def _note_versions(earlier: Manifest, now: Mapping[str, str]) -> None:
+    """Write down what goes on with the work of other library versions, and say so."""
+    for library, new in now.items():
+        known = earlier.versions.get(library, "unknown")
+        if new not in known.split(", "):
+            earlier.versions[library] = f"{known}, {new}"
+            _log.warning(
+                "%s began with %s %s and goes on with %s; pixels stay the same, bytes may not",
+                *(earlier.stage, library, known, new),
+            )
 
 
 def _traces(outputs: Sequence[Path]) -> list[Path]:
@@ -253,7 +263,8 @@ def files_digest(paths: Sequence[Path]) -> str:
 
 
 def _versions() -> dict[str, str]:
-    found = {}
+    """The libraries whose versions decide the exact bytes."""
+    found = {"zlib": zlib.ZLIB_RUNTIME_VERSION}
     for library in ("depthgen-vathos", *_LIBRARIES):
         try:
             found[library] = version(library)
