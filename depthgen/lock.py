@@ -1,7 +1,8 @@
 """One writer at a time in a workspace.
 
 The one rule: the lock is the operating system's (`fcntl.lockf`), so it ends with its holder,
-however that ends; the file only tells others who holds it.
+however that ends; the file only tells others who holds it. POSIX frees a process's lock when it
+closes any descriptor of the file, so a process never opens the file of a lock that it holds.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import errno
 import fcntl
 import os
 import socket
+import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -20,7 +22,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+# A process number is a positive `pid_t`; 0 and below mean whole groups to the system.
+_PIDS = range(1, 2**31)
+
 _held: set[Path] = set()
+# No thread takes the lock while another has its file open for reading.
+_opening = threading.Lock()
 
 
 @contextmanager
@@ -33,11 +40,14 @@ def hold_lock(path: Path) -> Iterator[None]:
     place = path.resolve()
     # The system's lock does not keep a process from taking it twice, and the first of the two to
     # let go would free it for all.
-    if place in _held:
-        raise StageError(f"{path.parent} is in use by this very process; let its stage end first")
-    _held.add(place)
-    try:
+    with _opening:
+        if place in _held:
+            raise StageError(
+                f"{path.parent} is in use by this very process; let its stage end first"
+            )
         descriptor = _acquire(place)
+        _held.add(place)
+    try:
         try:
             _tell_holder(descriptor, place)
             yield
@@ -48,6 +58,34 @@ def hold_lock(path: Path) -> Iterator[None]:
             os.close(descriptor)
     finally:
         _held.discard(place)
+
+
+def holder(path: Path) -> tuple[int, str] | None:
+    """(process, host) of who holds the lock at `path`, as its file says; None if nobody does.
+
+    The lock itself is not tried, so a process of another host is taken at its word.
+    """
+    with _opening:
+        if path.resolve() in _held:
+            return os.getpid(), socket.gethostname()
+        try:
+            pid, host = path.read_text("utf-8").split()
+            number = int(pid)
+        except (OSError, ValueError):
+            return None
+    if number not in _PIDS or (host == socket.gethostname() and not _is_alive(number)):
+        return None
+    return number, host
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def _tell_holder(descriptor: int, path: Path) -> None:
@@ -71,9 +109,9 @@ def _acquire(path: Path) -> int:
             if error.errno not in (errno.EACCES, errno.EAGAIN):
                 os.close(descriptor)
                 raise StageError(f"cannot lock {path}: {error.strerror}") from error
-            holder = os.pread(descriptor, 200, 0).decode(errors="replace").split()
+            told = os.pread(descriptor, 200, 0).decode(errors="replace").split()
             os.close(descriptor)
-            who = f"process {holder[0]} on {holder[1]}" if len(holder) == 2 else "another process"
+            who = f"process {told[0]} on {told[1]}" if len(told) == 2 else "another process"
             raise StageError(
                 f"{path.parent} is in use by {who}; wait for it to end, or use another workspace"
             ) from error

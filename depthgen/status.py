@@ -5,20 +5,20 @@ The one rule: status only reads, and takes no lock, so that it can be asked whil
 
 from __future__ import annotations
 
-import os
 import re
-import socket
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from depthgen.archive import Archive, ArchiveError
+from depthgen.archive import Archive, ArchiveError, files_of
 from depthgen.archive.format import LOCAL, LOCAL_SIGNATURE, decode_name
 from depthgen.errors import StageError
+from depthgen.lock import holder
 from depthgen.stage import Manifest
 from depthgen.workspace import Workspace, parse_member, parse_picture
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Mapping
 
 State = Literal["missing", "unfinished", "done", "stale", "damaged"]
 
@@ -32,6 +32,9 @@ _CHAIN = (
     ("stats", (), "stats"),
 )
 _RENDER = "depthgen render"
+_CONFIG = Path("configs/small.yaml")
+# What is made of the pictures in sources: stage, kind.
+_TAKES = {"mask": "fg", "crop": "bg"}
 
 
 @dataclass(frozen=True)
@@ -74,15 +77,17 @@ class WorkspaceStatus:
             lines.append(f"  {'train':24} {'runs':10} {', '.join(self.runs)}")
         if self.lock:
             lines.append(f"in use by {self.lock}")
-        instead = f", or `{_RENDER}`" if "crawl" in self.next_command else ""
-        lines.append(f"next: `{self.next_command}`{instead}")
+        more = f", or `{_RENDER}`" if "crawl" in self.next_command else ""
+        if "CONFIG" in self.next_command:
+            more = ' (see the manual, "Training")'
+        lines.append(f"next: `{self.next_command}`{more}")
         return "\n".join(lines)
 
 
 def status(workspace: Workspace) -> WorkspaceStatus:
     """Look at a workspace; one that does not exist is an empty one."""
-    sources = {kind: _pictures(workspace.sources(kind)) for kind in ("bg", "fg", "bg_depth")}
-    stages = tuple(_stages(workspace))
+    sources = count_sources(workspace)
+    stages = tuple(_with_news(stage, sources) for stage in _stages(workspace))
     runs = workspace.runs
     return WorkspaceStatus(
         root=str(workspace.root),
@@ -91,13 +96,42 @@ def status(workspace: Workspace) -> WorkspaceStatus:
         runs=tuple(sorted(path.name for path in runs.iterdir() if path.is_dir()))
         if runs.is_dir()
         else (),
-        lock=_holder(workspace.lock),
+        lock=_lock(workspace.lock),
         next_command=_next(sources, stages),
     )
 
 
 def _pictures(folder: Path) -> int:
-    return sum(parse_picture(path.name) is not None for path in folder.glob("*"))
+    return sum(
+        parse_picture(path.name) is not None and not path.is_dir() for path in folder.glob("*")
+    )
+
+
+def new_pictures(stage: str, counts: Mapping[str, int], sources: Mapping[str, int]) -> str:
+    """What has come into sources since a stage made its archives; empty if nothing has.
+
+    Pictures that were taken away are no news: an archive stays whole without its sources.
+    """
+    kind = _TAKES.get(stage, "")
+    made = counts.get(kind)
+    if not isinstance(made, int):
+        return ""
+    if (new := sources[kind] - made) > 0:
+        return f"{new} new {'picture' if new == 1 else 'pictures'}"
+    # crop makes depth only where every background has one.
+    if kind == "bg" and "bg_depth" not in counts and sources["bg_depth"] >= made > 0:
+        return "depth for every background is new"
+    return ""
+
+
+def count_sources(workspace: Workspace) -> dict[str, int]:
+    """The pictures in sources, by kind."""
+    return {kind: _pictures(workspace.sources(kind)) for kind in ("bg", "fg", "bg_depth")}
+
+
+def _with_news(stage: StageStatus, sources: Mapping[str, int]) -> StageStatus:
+    news = new_pictures(stage.stage, stage.counts, sources) if stage.state == "done" else ""
+    return replace(stage, state="stale", note=news) if news else stage
 
 
 def _stages(workspace: Workspace) -> list[StageStatus]:
@@ -134,7 +168,7 @@ def _stage(
         return StageStatus(name, "missing")
     state: State = "done" if manifest.state == "done" else "unfinished"
     note = ""
-    gone = [each for each in archives if not _files(workspace, each)]
+    gone = [each for each in archives if not _is_there(workspace, each)]
     changed = [
         read
         for read, digest in manifest.reads.items()
@@ -155,9 +189,12 @@ def _stage(
     )
 
 
-def _files(workspace: Workspace, name: str) -> list[Path]:
-    path = workspace.archive(name)
-    return [each for each in (path, *path.parent.glob(f"{name}-*-of-*.zip")) if each.exists()]
+def _is_there(workspace: Workspace, name: str) -> bool:
+    """Whether an archive is there, and none of its shards is missing."""
+    try:
+        return bool(files_of(workspace.archive(name)))
+    except ArchiveError:
+        return False
 
 
 def _digest(workspace: Workspace, read: str, digests: dict[str, str | None]) -> str | None:
@@ -181,8 +218,11 @@ def _progress(
         partials = [*path.parent.glob(f"{name}.zip.partial")]
         partials += path.parent.glob(f"{name}-*-of-*.zip.partial")
         for partial in sorted(partials):
-            megabytes = partial.stat().st_size / 1e6
-            number = last_number(partial)
+            try:
+                megabytes = partial.stat().st_size / 1e6
+                number = last_number(partial)
+            except FileNotFoundError:  # its stage has just finished it
+                continue
             total = _total(manifest) if number is not None else None
             parts = [] if number is None else [f"at number {number}"]
             parts += [f"of {total}"] if total else []
@@ -223,35 +263,17 @@ def last_number(partial: Path) -> int | None:
     return None
 
 
-def _holder(lock: Path) -> str:
-    """Who holds the lock, as its file says; empty if nobody does.
-
-    The lock itself is not tried: POSIX would drop it if this process held it.
-    """
-    try:
-        pid, host = lock.read_text("utf-8").split()
-        if host == socket.gethostname() and not _is_alive(int(pid)):
-            return ""
-    except (OSError, ValueError):
-        return ""
-    return f"process {pid} on {host}"
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
+def _lock(path: Path) -> str:
+    """Who holds the workspace's lock, in words; empty if nobody does."""
+    found = holder(path)
+    return f"process {found[0]} on {found[1]}" if found else ""
 
 
 def _next(sources: dict[str, int], stages: tuple[StageStatus, ...]) -> str:
     """The first command of the chain that is not done."""
     states = {each.stage: each.state for each in stages}
     for stage, _, command in _CHAIN:
-        kind = {"mask": "fg", "crop": "bg"}.get(stage)
+        kind = _TAKES.get(stage)
         if kind and not sources[kind] and states[stage] != "done":
             return f"depthgen crawl --source folder --kind {kind} --from DIR"
         # stats measures what has changed without being told to.
@@ -259,4 +281,4 @@ def _next(sources: dict[str, int], stages: tuple[StageStatus, ...]) -> str:
             return f"depthgen {command} --overwrite"
         if states[stage] != "done":
             return f"depthgen {command}"
-    return "depthgen train config.yaml"
+    return f"depthgen train {_CONFIG if _CONFIG.is_file() else 'CONFIG.yaml'}"

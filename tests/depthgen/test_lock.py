@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from depthgen.errors import StageError
-from depthgen.lock import hold_lock
+from depthgen.lock import hold_lock, holder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -35,8 +35,8 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "workspace" / "lock"
 
 
-@pytest.fixture
-def holder(path: Path) -> Iterator[subprocess.Popen[str]]:
+@pytest.fixture(name="holder")
+def holding_process(path: Path) -> Iterator[subprocess.Popen[str]]:
     command = [sys.executable, "-c", HOLD, str(path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
@@ -134,3 +134,30 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(StageError, match="file"), hold_lock(tmp_path / "file" / "lock"):
         pass
+
+
+def test_asking_who_holds_the_lock_does_not_let_it_go(path: Path) -> None:
+    assert holder(path) is None
+    with hold_lock(path):
+        assert holder(path.parent / ".." / path.parent.name / "lock") == (
+            os.getpid(),
+            socket.gethostname(),
+        )
+        command = [sys.executable, "-c", HOLD, str(path)]
+        other = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
+        assert f"in use by process {os.getpid()}" in other.stderr
+    assert holder(path) is None
+
+
+@pytest.mark.parametrize("number", ["0", "-1", str(2**31), "9" * 30, "9" * 5000, "x", ""])
+def test_a_number_that_no_process_has_holds_nothing(tmp_path: Path, number: str) -> None:
+    lock = tmp_path / "lock"
+    lock.write_text(f"{number} {socket.gethostname()}\n")
+    assert holder(lock) is None
+    lock.write_text(f"{number} elsewhere\n")
+    assert holder(lock) is None
+
+
+def test_a_process_of_another_host_is_taken_at_its_word(tmp_path: Path) -> None:
+    (tmp_path / "lock").write_text(f"{2**31 - 1} elsewhere\n")
+    assert holder(tmp_path / "lock") == (2**31 - 1, "elsewhere")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from depthgen.archive import Archive, ArchiveWriter
+from depthgen.archive import Archive, ArchiveWriter, shard_path
 from depthgen.lock import hold_lock
 from depthgen.stage import Manifest
 from depthgen.status import last_number, status
@@ -60,7 +60,91 @@ def test_the_next_command_walks_along_the_chain(workspace: Workspace) -> None:
         assert status(workspace).next_command == f"depthgen {stage}"
         finish(workspace, stage, *archives)
         assert state(workspace, stage) == "done"
-    assert status(workspace).next_command == "depthgen train config.yaml"
+    assert status(workspace).next_command.startswith("depthgen train ")
+
+
+def test_the_last_command_names_a_configuration_only_if_there_is_one(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put_sources(workspace)
+    for stage in ("mask", "crop", "composite", "depthmap", "stats"):
+        finish(workspace, stage)
+    for archive in ("fg", "fg_mask", "bg", "fg_bg", "fg_bg_mask", "depth_fg_bg"):
+        with ArchiveWriter(workspace.archive(archive)) as writer:
+            writer.add("x", b"")
+    monkeypatch.chdir(workspace.root)
+    assert status(workspace).next_command == "depthgen train CONFIG.yaml"
+    assert 'see the manual, "Training"' in status(workspace).text()
+    (workspace.root / "configs").mkdir()
+    (workspace.root / "configs" / "small.yaml").write_bytes(b"")
+    assert status(workspace).next_command == "depthgen train configs/small.yaml"
+    assert "manual" not in status(workspace).text()
+
+
+def test_pictures_that_came_after_a_stage_make_it_stale(workspace: Workspace) -> None:
+    put_sources(workspace)
+    for stage, archives in (("mask", ("fg", "fg_mask")), ("crop", ("bg",))):
+        finish(workspace, stage, *archives)
+        path = workspace.manifest(stage)
+        manifest = json.loads(path.read_text())
+        path.write_text(json.dumps(manifest | {"counts": {archives[0]: 1}}))
+        assert state(workspace, stage) == "done"
+    (workspace.sources("bg") / "bg_001.png").write_bytes(b"")
+    (workspace.sources("bg") / "bg_002.old").mkdir()
+    assert status(workspace).sources["bg"] == 2
+    assert "1 new picture" in status(workspace).text()
+    assert status(workspace).next_command == "depthgen crop --overwrite"
+    (workspace.sources("fg") / "fg_001.png").write_bytes(b"")
+    (workspace.sources("fg") / "fg_002.png").write_bytes(b"")
+    assert "2 new pictures" in status(workspace).text()
+    assert status(workspace).next_command == "depthgen mask --overwrite"
+    for path in workspace.sources("fg").iterdir():
+        path.unlink()
+    assert state(workspace, "mask") == "done"
+
+
+def test_depth_that_came_after_crop_makes_it_stale(workspace: Workspace) -> None:
+    put_sources(workspace)
+    finish(workspace, "crop", "bg")
+    path = workspace.manifest("crop")
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"counts": {"bg": 1}}))
+    assert state(workspace, "crop") == "done"
+    workspace.sources("bg_depth").mkdir()
+    (workspace.sources("bg_depth") / "bg_000.npy").write_bytes(b"")
+    assert state(workspace, "crop") == "stale"
+
+
+def test_a_partial_that_is_finished_just_now_is_no_error(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Manifest("mask", {}, {}).write(workspace.manifest("mask"))
+    for name in ("fg", "fg_mask"):
+        workspace.archive(name).with_suffix(".zip.partial").write_bytes(b"")
+
+    def finished(partial: Path) -> int | None:
+        partial.unlink()
+        raise FileNotFoundError
+
+    monkeypatch.setattr("depthgen.status.last_number", finished)
+    assert state(workspace, "mask") == "unfinished"
+
+
+def test_an_archive_that_lacks_a_shard_is_not_done(workspace: Workspace) -> None:
+    finish(workspace, "crop", "bg")
+    workspace.archive("bg").rename(shard_path(workspace.archive("bg"), 0, 2))
+    assert state(workspace, "crop") == "unfinished"
+
+
+def test_asking_for_the_status_does_not_free_the_workspace(workspace: Workspace) -> None:
+    code = (
+        "import sys, pathlib; from depthgen.lock import hold_lock\n"
+        "with hold_lock(pathlib.Path(sys.argv[1])): pass"
+    )
+    with hold_lock(workspace.lock):
+        assert status(workspace).lock.startswith(f"process {os.getpid()} on ")
+        command = [sys.executable, "-c", code, str(workspace.lock)]
+        other = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert "is in use by process" in other.stderr
 
 
 def test_a_finished_stage_shows_counts_settings_and_time(workspace: Workspace) -> None:

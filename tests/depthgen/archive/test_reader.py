@@ -19,7 +19,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from depthgen.archive import Archive, ArchiveError, ArchiveWriter, shard_path
+from depthgen.archive import Archive, ArchiveError, ArchiveWriter, files_of, shard_path
 from depthgen.archive.names import NameIndex
 
 names = st.text(
@@ -348,3 +348,17 @@ def test_reading_at_random_changes_nothing_but_the_advice(tmp_path: Path) -> Non
     archive = Archive(path).at_random()
     for copy in (archive, pickle.loads(pickle.dumps(archive))):
         assert [bytes(copy[index])[:1] for index in (7, 0, 8)] == [b"\7", b"\0", b"\x08"]
+
+
+def test_the_files_of_an_archive_are_it_or_all_its_shards_or_none(tmp_path: Path) -> None:
+    path = tmp_path / "a.zip"
+    assert files_of(path) == []
+    shards = [shard_path(path, number, 2) for number in range(2)]
+    shards[1].write_bytes(b"")
+    shard_path(tmp_path / "a-b.zip", 0, 1).write_bytes(b"")
+    with pytest.raises(ArchiveError, match="00000-of-00002.zip is missing"):
+        files_of(path)
+    shards[0].write_bytes(b"")
+    assert files_of(path) == shards
+    path.write_bytes(b"")
+    assert files_of(path) == [path]
