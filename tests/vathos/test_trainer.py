@@ -224,18 +224,31 @@ def test_a_run_stopped_anywhere_continues_bit_for_bit(
     assert len(records[0]) == EPOCHS
 
 
-def test_ctrl_c_waits_for_the_step_saves_and_is_raised_again(
-    make_trainer: Callable[..., GPUTrainer], tmp_path: Path
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_in_mid_step_waits_for_its_end_saves_and_is_raised_as_ctrl_c(
+    make_trainer: Callable[..., GPUTrainer], tmp_path: Path, number: signal.Signals
 ) -> None:
-    def press(progress: Progress) -> None:
-        if progress.step == 2 and progress.phase == "train":
-            os.kill(os.getpid(), signal.SIGINT)
+    class Signalled(TinyNet):
+        calls = 0
 
-    handler = signal.getsignal(signal.SIGINT)
-    with pytest.raises(KeyboardInterrupt):
-        make_trainer(on_progress=press).start_train()
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            self.calls += 1
+            if self.calls == 2:
+                os.kill(os.getpid(), number)
+            return super().forward(x)
+
+    def stop(_number: int, _frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, stop)  # as the command line does
+    try:
+        handlers = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)]
+        with pytest.raises(KeyboardInterrupt):
+            make_trainer(model=Signalled()).start_train()
+        assert [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)] == handlers
+    finally:
+        signal.signal(signal.SIGTERM, before)
     assert load_checkpoint(tmp_path / "run" / "train_checkpoint.pt")["step"] == 2
-    assert signal.getsignal(signal.SIGINT) is handler
 
 
 def test_checkpoint_every_bounds_what_a_kill_costs(

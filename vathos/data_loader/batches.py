@@ -6,6 +6,7 @@ can be continued in the middle of an epoch, with any number of worker processes.
 
 from __future__ import annotations
 
+import os
 import signal
 from typing import TYPE_CHECKING, Any
 
@@ -128,8 +129,10 @@ class Batches:
 
 
 def _leave_interrupts_to_the_parent(_worker: int) -> None:
-    # Ctrl-C reaches every process of the terminal; the parent still needs its workers to save.
+    # Ctrl-C reaches every process of the terminal, and `timeout` signals the whole group; the parent
+    # still needs its workers to finish the step and save.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.setpgid(0, 0)
 
 
 class _ByBatch(Dataset[Any]):

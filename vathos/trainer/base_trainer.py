@@ -137,8 +137,9 @@ class BaseTrainer(ABC):
     def start_train(self) -> dict[str, float]:
         """Train to the configured epoch and return the last test metrics.
 
-        After each epoch the model is tested, the record and the checkpoints are written. Ctrl-C
-        finishes the step, saves and raises KeyboardInterrupt. A finished run returns at once.
+        After each epoch the model is tested, the record and the checkpoints are written. Ctrl-C or
+        SIGTERM: the step is finished, all is saved, and KeyboardInterrupt is raised. A finished run
+        returns at once.
         """
         with self._interrupts:
             try:

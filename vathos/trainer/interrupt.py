@@ -1,7 +1,7 @@
-"""Ctrl-C between steps, never inside one.
+"""Ctrl-C and SIGTERM between steps, never inside one.
 
-The one rule: the first Ctrl-C is kept until the step is whole, so that what is then saved can be
-continued; the second one stops at once.
+The one rule: the first signal is kept until the step is whole, so that what is then saved can be
+continued; the second one stops at once. A batch system that ends a job loses no more than a person.
 """
 
 from __future__ import annotations
@@ -18,9 +18,11 @@ if TYPE_CHECKING:
 
 __all__ = ["Interruptible"]
 
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
 
 class Interruptible:
-    """A context in which SIGINT waits for `check`; outside it, and off the main thread, it is idle.
+    """A context in which SIGINT and SIGTERM wait for `check`; off the main thread it is idle.
 
     `between_steps` is False while a step is under way.
     """
@@ -28,19 +30,20 @@ class Interruptible:
     def __init__(self) -> None:
         self.between_steps = True
         self._wanted = False
-        self._before: Any = None
+        self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Self:
         self._wanted = False
-        self._before = None
-        # Python lets only the main thread set handlers; SIGINT goes there in any case.
+        # Python lets only the main thread set handlers; signals go there in any case.
         if threading.current_thread() is threading.main_thread():
-            self._before = signal.signal(signal.SIGINT, self._on_signal)
+            self._before = {number: signal.signal(number, self._on_signal) for number in SIGNALS}
         return self
 
     def __exit__(self, *_error: object) -> None:
-        if self._before is not None:
-            signal.signal(signal.SIGINT, self._before)
+        while self._before:
+            number, handler = self._before.popitem()
+            # None: another library had set it from C, and Python cannot give that one back.
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
     @contextmanager
     def step(self) -> Iterator[None]:
@@ -50,7 +53,7 @@ class Interruptible:
         self.between_steps = True
 
     def check(self) -> None:
-        """Raise KeyboardInterrupt if Ctrl-C was pressed since the last step."""
+        """Raise KeyboardInterrupt if a signal came since the last step."""
         if self._wanted:
             raise KeyboardInterrupt
 
