@@ -89,7 +89,8 @@ class Manifest:
 
     def write(self, path: Path) -> None:
         """Replace the file at `path` in one step."""
-        text = json.dumps(vars(self), indent=2, ensure_ascii=False)
+        # Escaped: a file name in a note or a setting need not be valid UTF-8.
+        text = json.dumps(vars(self), indent=2)
         write_atomically(path, (text + "\n").encode("utf-8"))
 
 
@@ -253,12 +254,15 @@ def archive_digest(workspace: Workspace, name: str, made_by: str) -> str:
 
 
 def files_digest(paths: Sequence[Path]) -> str:
-    """SHA-256 (hex) over the names and contents of some files."""
+    """SHA-256 (hex) over the names and contents of some files. Raises `StageError`."""
     digest = hashlib.sha256()
     for path in paths:
-        digest.update(f"{path.name}\0{path.stat().st_size}\0".encode())
-        with path.open("rb") as stream:
-            digest.update(hashlib.file_digest(stream, "sha256").digest())
+        try:
+            digest.update(f"{path.name}\0{path.stat().st_size}\0".encode())
+            with path.open("rb") as stream:
+                digest.update(hashlib.file_digest(stream, "sha256").digest())
+        except OSError as error:
+            raise StageError(f"cannot read {path}: {error.strerror}; mend or remove it") from error
     return digest.hexdigest()
 
 

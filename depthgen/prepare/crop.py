@@ -7,6 +7,7 @@ no surface, so depth takes the value of the nearest pixel.
 from __future__ import annotations
 
 import io
+import re
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,7 @@ from zlib import crc32
 import numpy as np
 
 from depthgen import images
-from depthgen.errors import OptionsError
+from depthgen.errors import OptionsError, StageError
 from depthgen.prepare.pictures import depth_maps, read_picture, source_pictures
 from depthgen.produce import Part, produce
 from depthgen.stage import (
@@ -72,14 +73,18 @@ def run(workspace: Workspace, options: CropOptions, progress: Progress = no_prog
     outputs = [workspace.archive("bg")] + ([workspace.archive("bg_depth")] if depths else [])
     settings = {"size": options.size, "quality": options.quality}
 
+    leftovers: list[Path] = []
+
     def reads() -> dict[str, str]:
+        # Called under the lock, before the manifest that tells whose bg_depth.zip it is goes.
+        if options.overwrite and not depths:
+            leftovers.extend(_depth_of_an_earlier_run(workspace))
         digests = {"sources/bg": files_digest(pictures)}
         return digests | ({_DEPTH: files_digest(depths)} if depths else {})
 
-    leftover = _depth_of_an_earlier_run(workspace) if options.overwrite and not depths else None
     with open_stage(workspace, "crop", settings, reads, outputs, options.overwrite) as stage:
-        if leftover is not None:
-            leftover.unlink(missing_ok=True)
+        for leftover in leftovers:
+            _delete(leftover)
         if stage.done:
             return stage.summary()
         items = [(n, path, depths[n] if depths else None) for n, path in enumerate(pictures)]
@@ -106,11 +111,26 @@ def _depths(workspace: Workspace, count: int) -> tuple[list[Path], list[str]]:
     ]
 
 
-def _depth_of_an_earlier_run(workspace: Workspace) -> Path | None:
-    """`bg_depth.zip` if crop made it: one that a user put there is not ours to delete."""
+def _depth_of_an_earlier_run(workspace: Workspace) -> list[Path]:
+    """The files of `bg_depth.zip`, unfinished ones too, if crop made it.
+
+    One that a user put there is not ours to delete.
+    """
     earlier = Manifest.read(workspace.manifest("crop"))
-    made_it = earlier is not None and _DEPTH in earlier.reads
-    return workspace.archive("bg_depth") if made_it else None
+    if earlier is None or _DEPTH not in earlier.reads:
+        return []
+    path = workspace.archive("bg_depth")
+    ours = re.compile(
+        rf"{re.escape(path.stem)}(-\d{{5}}-of-\d{{5}})?{re.escape(path.suffix)}(\.partial)?"
+    )
+    return sorted(each for each in path.parent.iterdir() if ours.fullmatch(each.name))
+
+
+def _delete(path: Path) -> None:
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise StageError(f"cannot delete {path}: {error.strerror}") from error
 
 
 def _enlarged(pictures: Sequence[Path], size: int) -> list[str]:

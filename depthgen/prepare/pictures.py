@@ -54,7 +54,8 @@ def _by_number(folder: Path, kind: Kind) -> dict[int, Path]:
     found: dict[int, Path] = {}
     for path in sorted(folder.glob("*")):
         parsed = parse_picture(path.name)
-        if parsed is None or parsed[0] != kind:
+        # A link that leads nowhere is a picture still: it must not shift the count in silence.
+        if parsed is None or parsed[0] != kind or path.is_dir():
             continue
         other = found.setdefault(parsed[1], path)
         if other != path:

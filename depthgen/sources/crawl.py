@@ -98,6 +98,8 @@ def run(workspace: Workspace, options: CrawlOptions, progress: Progress = no_pro
             "refused": intake.reasons.total(),
             "total": intake.total(),
         }
+        if options.depth_origin is not None:
+            counts["depth"] = intake.depths
         summary = this_run.finish(counts, notes)
     if intake.kept < (options.count or 1):
         raise StageError(_too_few(options, intake))

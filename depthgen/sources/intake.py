@@ -2,7 +2,8 @@
 
 Every source hands over `Candidate`s and knows no more than that. The one rule: a file is copied
 first and written down after, and a copy that a kill left unwritten is found again by its bytes, so
-that no picture is taken twice and no number is lost.
+that no picture is taken twice and no number is lost. Depth comes after its picture, and nothing is
+deleted but what a depth map replaces.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from depthgen.errors import StageError
 from depthgen.files import write_atomically
 from depthgen.sources.provenance import ProvenanceWriter, Sighting, read_provenance
 from depthgen.sources.screen import (
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
     from depthgen.workspace import Kind, Workspace
 
 _log = logging.getLogger(__name__)
+_DEPTH_SUFFIXES = (".png", ".npy")
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,9 @@ class Intake:
     """Takes the pictures of one kind into a workspace, whose lock the caller holds.
 
     dedupe: refuse a picture whose bytes are there already, instead of noting `duplicate_of`.
-    `reasons` counts the refusals of this run, `kept` what stands from the candidates offered.
+    `reasons` counts the refusals of this run, `kept` what stands from the candidates offered,
+    `added` the new ones and `depths` the depth maps that came in. Raises `StageError` where the
+    disk says no.
     """
 
     def __init__(self, workspace: Workspace, kind: Kind, limits: Limits, dedupe: bool) -> None:
@@ -77,7 +82,7 @@ class Intake:
                 self._first.setdefault(each.sha256, each.file)
         self._orphans, self._next = self._look_around({each.file for each in seen})
         self._provenance = ProvenanceWriter(workspace.provenance)
-        self.kept = self.added = 0
+        self.kept = self.added = self.depths = 0
         self.reasons: Counter[str] = Counter()
         self.notes: list[str] = []
 
@@ -86,13 +91,12 @@ class Intake:
         orphans: dict[str, Path] = {}
         highest = max((parsed[1] for name in known if (parsed := parse_picture(name))), default=-1)
         folder = self._workspace.sources(self._kind)
-        for path in sorted(folder.iterdir()) if folder.exists() else ():
+        for path in _pictures(folder):
             parsed = parse_picture(path.name)
-            if parsed is None:
-                continue
+            assert parsed is not None, "_pictures gives nothing else"
             highest = max(highest, parsed[1])
             if self._relative(path) not in known:
-                orphans[hashlib.sha256(path.read_bytes()).hexdigest()] = path
+                orphans[_sha256_of(path)] = path
         return orphans, highest + 1
 
     def _relative(self, path: Path) -> str:
@@ -111,6 +115,8 @@ class Intake:
         earlier = self._seen.get((candidate.origin, sighting.sha256))
         if earlier is not None and earlier.file and (self._root / earlier.file).exists():
             self.kept += 1
+            if candidate.depth is not None and not self._has_depth(earlier):
+                self._add_depth(earlier, candidate.depth)
             return True
         if sighting.verdict == "kept":
             lost = self._root / earlier.file if earlier is not None and earlier.file else None
@@ -142,7 +148,7 @@ class Intake:
             source=candidate.source,
             origin=candidate.origin,
             name=candidate.name,
-            time=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            time=_now(),
             sha256=verdict.sha256,
             width=verdict.width,
             height=verdict.height,
@@ -163,22 +169,27 @@ class Intake:
         return self._workspace.sources(self._kind) / f"{stem}{verdict.suffix}"
 
     def _take(self, sighting: Sighting, candidate: Candidate, data: bytes, path: Path) -> Sighting:
-        if self._kind == "bg":
-            sighting = self._take_depth(sighting, candidate.depth, path.stem)
         write_atomically(path, data)
         file = self._relative(path)
         first = self._first.setdefault(sighting.sha256, file)
         if first != file:
             self.notes.append(f"{file} ({candidate.name}) has the same bytes as {first}")
-        return replace(sighting, file=file)
+        sighting = replace(sighting, file=file)
+        return self._take_depth(sighting, candidate.depth) if candidate.depth else sighting
 
-    def _take_depth(self, sighting: Sighting, depth: Offer | None, stem: str) -> Sighting:
-        folder = self._workspace.sources("bg_depth")
-        # What a killed run left under this number belonged to another picture.
-        for path in folder.glob(f"{stem}.*"):
-            path.unlink()
-        if depth is None:
-            return sighting
+    def _has_depth(self, sighting: Sighting) -> bool:
+        return bool(sighting.depth_file) and (self._root / sighting.depth_file).exists()
+
+    def _add_depth(self, earlier: Sighting, depth: Offer) -> None:
+        """Take the depth of a picture that came without, or whose depth was lost."""
+        sighting = self._take_depth(replace(earlier, depth_file="", depth_problem=""), depth)
+        # A map that is as bad as it was is no news.
+        if sighting != earlier:
+            sighting = replace(sighting, time=_now())
+            self._provenance.add(sighting)
+            self._seen[earlier.origin, earlier.sha256] = sighting
+
+    def _take_depth(self, sighting: Sighting, depth: Offer) -> Sighting:
         sighting = replace(sighting, depth_origin=depth.origin)
         try:
             data = depth.read()
@@ -188,14 +199,18 @@ class Intake:
         if problem:
             self.notes.append(f"{sighting.name} is kept without its depth: {problem}")
             return replace(sighting, depth_problem=problem)
-        path = folder / f"{stem}{Path(depth.name).suffix.lower()}"
+        stem, suffix = Path(sighting.file).stem, Path(depth.name).suffix.lower()
+        path = self._workspace.sources("bg_depth") / f"{stem}{suffix}"
         write_atomically(path, data)
+        for other in _DEPTH_SUFFIXES:
+            if other != suffix:  # two maps of one picture are none
+                _delete(path.with_suffix(other))
+        self.depths += 1
         return replace(sighting, depth_file=self._relative(path))
 
     def total(self) -> int:
         """How many pictures of this kind the workspace holds now."""
-        folder = self._workspace.sources(self._kind)
-        return sum(parse_picture(path.name) is not None for path in folder.glob("*"))
+        return len(_pictures(self._workspace.sources(self._kind)))
 
     def __enter__(self) -> Self:
         return self
@@ -207,3 +222,30 @@ class Intake:
         traceback: TracebackType | None,
     ) -> None:
         self._provenance.__exit__(kind, error, traceback)
+
+
+def _pictures(folder: Path) -> list[Path]:
+    """What has a picture's name in `folder` and is no folder itself, sorted."""
+    try:
+        found = sorted(folder.iterdir()) if folder.exists() else []
+        return [each for each in found if parse_picture(each.name) and not each.is_dir()]
+    except OSError as error:
+        raise StageError(f"cannot list {folder}: {error.strerror}") from error
+
+
+def _sha256_of(path: Path) -> str:
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise StageError(f"cannot read {path}: {error.strerror}; move it away") from error
+
+
+def _delete(path: Path) -> None:
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise StageError(f"cannot delete {path}: {error.strerror}") from error
+
+
+def _now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from depthgen import images
+from depthgen.depth.quantity import to_metres
 from depthgen.images import ImageError, NotAPictureError, TooLargeError
 
 if TYPE_CHECKING:
@@ -131,15 +132,15 @@ def alpha_box(alpha: NDArray[np.uint8]) -> tuple[int, int, int, int] | None:
 def depth_problem(data: bytes, width: int, height: int, name: str) -> str:
     """Why these bytes are no depth map for a picture of this size, or an empty string.
 
-    Its size may differ, its shape may not: both are cropped to their own centred square.
+    Its size may differ, its shape may not: both are cropped to their own centred square. Every
+    pixel needs a depth, as `to_metres` demands when it comes to labels.
     """
     try:
         depth: NDArray[Any] = images.decode_depth(data, name=name)
+        to_metres(depth, name)
     except ImageError as error:
         return str(error)
     rows, columns = depth.shape
     if abs(columns * height - rows * width) > _ASPECT_TOLERANCE * rows * width:
         return f"{name} is {columns} × {rows}, another shape than its picture, {width} × {height}"
-    if depth.dtype == np.float32 and not (np.isfinite(depth).all() and (depth >= 0).all()):
-        return f"{name} has values that are no distance in metres"
     return ""

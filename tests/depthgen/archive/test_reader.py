@@ -356,7 +356,7 @@ def test_the_files_of_an_archive_are_it_or_all_its_shards_or_none(tmp_path: Path
     shards = [shard_path(path, number, 2) for number in range(2)]
     shards[1].write_bytes(b"")
     shard_path(tmp_path / "a-b.zip", 0, 1).write_bytes(b"")
-    with pytest.raises(ArchiveError, match="00000-of-00002.zip is missing"):
+    with pytest.raises(ArchiveError, match=r"00000-of-00002\.zip is missing"):
         files_of(path)
     shards[0].write_bytes(b"")
     assert files_of(path) == shards

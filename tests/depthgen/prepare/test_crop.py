@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from depthgen.archive import shard_path
 from depthgen.errors import OptionsError, StageError
 from depthgen.images import encode_jpeg
 from depthgen.prepare.crop import CropOptions, centre_square, run
@@ -120,6 +121,21 @@ def test_starting_anew_without_depth_removes_what_crop_made_and_nothing_else(
     workspace.archive("bg_depth").write_bytes(b"mine")
     run(workspace, CropOptions(size=16, workers=1, overwrite=True))
     assert workspace.archive("bg_depth").read_bytes() == b"mine"
+
+
+def test_an_unfinished_depth_of_an_earlier_run_goes_with_it(workspace: Workspace) -> None:
+    put(workspace, (40, 40))
+    put_depth(workspace, 0, np.full((40, 40), 900, np.uint16))
+    run(workspace, CropOptions(size=16, workers=1))
+    path = workspace.archive("bg_depth")
+    path.rename(path.with_suffix(".zip.partial"))
+    shard_path(path, 0, 2).write_bytes(b"")
+    mine = path.with_name("bg_depth_mine.zip")
+    mine.write_bytes(b"")
+    (workspace.sources("bg_depth") / "bg_000.png").unlink()
+    run(workspace, CropOptions(size=16, workers=1, overwrite=True))
+    left = sorted(each.name for each in workspace.root.glob("*.zip*"))
+    assert left == ["bg.zip", "bg_depth_mine.zip"]
 
 
 def test_other_options_are_refused_and_any_number_of_workers_gives_the_same_bytes(

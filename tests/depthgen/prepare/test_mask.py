@@ -129,3 +129,10 @@ def test_masks_agree_with_those_made_by_hand(realdata: Path, workspace: Workspac
             overlaps.append((whole & hand).sum() / (whole | hand).sum())
     assert len(overlaps) == 100
     assert np.mean(overlaps) >= 0.96
+
+
+def test_a_link_to_nowhere_is_one_sentence(workspace: Workspace, tmp_path: Path) -> None:
+    put(workspace, 2)
+    (workspace.sources("fg") / "fg_002.png").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(StageError, match=r"cannot read .*fg_002\.png: No such file"):
+        run(workspace, MaskOptions(workers=1))

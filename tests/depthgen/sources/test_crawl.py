@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 import struct
 import zlib
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,13 +16,13 @@ from PIL import Image
 
 from depthgen.errors import OptionsError, StageError
 from depthgen.images import decode
+from depthgen.prepare.pictures import source_pictures
 from depthgen.sources.crawl import CrawlOptions, run
 from depthgen.sources.provenance import read_provenance
+from depthgen.stage import Manifest
 from depthgen.workspace import Workspace
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from depthgen.workspace import Kind
 
 Pictures = dict[str, bytes]
@@ -283,6 +285,109 @@ def test_a_background_brings_its_depth(workspace: Workspace, tmp_path: Path) -> 
         "",
         "",
     ]
+
+
+def depth_png(metres: float = 2.5) -> bytes:
+    return encoded(Image.fromarray(np.full((40, 48), metres * 1000, np.uint16)))
+
+
+def test_depth_that_comes_later_joins_its_picture(workspace: Workspace, tmp_path: Path) -> None:
+    origin = folder_of(tmp_path / "in", {f"{n}.png": encoded(scene(n)) for n in range(3)})
+    run(workspace, CrawlOptions(origin=origin))
+    maps = folder_of(tmp_path / "depth", {"1.png": depth_png(), "2.png": b"no depth"})
+    options = CrawlOptions(origin=origin, depth_origin=maps)
+    summary = run(workspace, options)
+    assert (summary.counts["added"], summary.counts["depth"]) == (0, 1)
+    assert any("2.png is kept without its depth" in note for note in summary.notes)
+    copy = workspace.sources("bg_depth") / "bg_001.png"
+    assert copy.read_bytes() == depth_png()
+    last = {each.name: each for each in read_provenance(workspace.provenance)}
+    assert last["1.png"].depth_file == "bg_depth/bg_001.png"
+    assert last["1.png"].file == "bg/bg_001.png"
+    assert last["2.png"].depth_problem
+    before = workspace.provenance.read_bytes()
+    assert run(workspace, options).counts["depth"] == 0
+    assert workspace.provenance.read_bytes() == before
+    copy.unlink()
+    assert run(workspace, options).counts["depth"] == 1
+    assert copy.exists()
+
+
+def test_a_users_own_depth_stays_unless_another_is_brought(
+    workspace: Workspace, tmp_path: Path
+) -> None:
+    own = folder_of(tmp_path / "w", {}) / "sources" / "bg_depth"
+    own.mkdir(parents=True)
+    for name in ("bg_000.npy", "bg_001.npy", "bg_001.txt"):
+        (own / name).write_bytes(b"mine")
+    origin = folder_of(tmp_path / "in", {f"{n}.png": encoded(scene(n)) for n in range(2)})
+    run(workspace, CrawlOptions(origin=origin))
+    assert sorted(path.name for path in own.iterdir()) == ["bg_000.npy", "bg_001.npy", "bg_001.txt"]
+    maps = folder_of(tmp_path / "depth", {"1.png": depth_png()})
+    run(workspace, CrawlOptions(origin=origin, depth_origin=maps))
+    assert sorted(path.name for path in own.iterdir()) == ["bg_000.npy", "bg_001.png", "bg_001.txt"]
+
+
+def test_a_depth_is_written_after_its_picture(
+    workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[str] = []
+    monkeypatch.setattr(
+        "depthgen.sources.intake.write_atomically", lambda path, data: written.append(path.name)
+    )
+    origin = folder_of(tmp_path / "in", {"a.jpg": encoded(scene(), "JPEG")})
+    maps = folder_of(tmp_path / "depth", {"a.png": depth_png()})
+    run(workspace, CrawlOptions(origin=origin, depth_origin=maps))
+    assert written == ["bg_000.jpg", "bg_000.png"]
+
+
+@pytest.mark.parametrize(
+    "hole", [np.uint16(0), np.uint8(0), np.float32(0), np.float32("nan"), np.float32(-1)], ids=repr
+)
+def test_depth_with_holes_is_refused_with_the_reason(
+    workspace: Workspace, tmp_path: Path, hole: np.generic
+) -> None:
+    depth = np.full((40, 48), 3, hole.dtype)
+    depth[0, 0] = hole
+    stream = io.BytesIO()
+    np.save(stream, depth)
+    floats = depth.dtype == np.float32
+    name, data = ("a.npy", stream.getvalue()) if floats else ("a.png", encoded_depth(depth))
+    origin = folder_of(tmp_path / "in", {"a.png": encoded(scene())})
+    maps = folder_of(tmp_path / "depth", {name: data})
+    summary = run(workspace, CrawlOptions(origin=origin, depth_origin=maps))
+    assert summary.counts["depth"] == 0
+    assert "1 pixels without a depth" in summary.notes[0]
+    assert not workspace.sources("bg_depth").exists()
+
+
+def encoded_depth(depth: np.ndarray) -> bytes:
+    return encoded(Image.fromarray(depth))
+
+
+def test_a_folder_with_a_pictures_name_is_no_picture(workspace: Workspace, tmp_path: Path) -> None:
+    (workspace.sources("bg") / "bg_000.old").mkdir(parents=True)
+    origin = folder_of(tmp_path / "in", {"a.png": encoded(scene())})
+    assert run(workspace, CrawlOptions(origin=origin)).counts["total"] == 1
+    assert [path.name for path in source_pictures(workspace, "bg")] == ["bg_000.png"]
+
+
+def test_a_link_to_nowhere_in_sources_is_one_sentence(workspace: Workspace, tmp_path: Path) -> None:
+    workspace.sources("bg").mkdir(parents=True)
+    (workspace.sources("bg") / "bg_000.png").symlink_to(tmp_path / "nowhere")
+    origin = folder_of(tmp_path / "in", {"a.png": encoded(scene())})
+    with pytest.raises(StageError, match=r"cannot read .*bg_000\.png"):
+        run(workspace, CrawlOptions(origin=origin))
+
+
+def test_names_that_are_not_utf_8_are_taken(workspace: Workspace, tmp_path: Path) -> None:
+    origin = folder_of(tmp_path / "in", {})
+    for name in (b"\xe4.png", b"\xf6.png"):
+        Path(os.fsdecode(os.fsencode(origin) + b"/" + name)).write_bytes(encoded(scene()))
+    assert run(workspace, CrawlOptions(origin=origin)).counts["added"] == 2
+    manifest = Manifest.read(workspace.manifest("crawl_bg"))
+    assert manifest is not None
+    assert "same bytes" in manifest.notes[0]
 
 
 def test_options_that_make_no_sense_are_refused(tmp_path: Path) -> None:
