@@ -341,6 +341,39 @@ def test_tensorboard_has_the_tags_of_the_original(
     assert record.Tags()["images"] == ["ModelImages/TestImages"]
 
 
+@pytest.mark.parametrize(("phase", "step"), [("train", 1), ("train", 3), ("test", 3)])
+def test_tensorboard_has_each_point_once_after_a_resume(
+    make_trainer: Callable[..., GPUTrainer], tmp_path: Path, phase: str, step: int
+) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        make_trainer(log_every=1, on_progress=stop_at(phase, step)).start_train()
+    state = load_checkpoint(tmp_path / "run" / "train_checkpoint.pt")
+    make_trainer(log_every=1, state=state).start_train()
+    record = EventAccumulator(str(tmp_path / "run"))
+    record.Reload()
+    steps = [event.step for event in record.Scalars("BatchLoss/Train/seg_loss")]
+    assert steps == list(range(1, EPOCHS * STEPS_PER_EPOCH + 1))
+
+
+def test_points_of_a_run_killed_before_its_first_checkpoint_are_not_doubled(
+    make_trainer: Callable[..., GPUTrainer], tmp_path: Path
+) -> None:
+    class Killed(BaseException):
+        pass
+
+    def kill(progress: Progress) -> None:
+        if progress.step == 2:
+            raise Killed
+
+    with pytest.raises(Killed):
+        make_trainer(log_every=1, on_progress=kill).start_train()
+    make_trainer(log_every=1).start_train()
+    record = EventAccumulator(str(tmp_path / "run"))
+    record.Reload()
+    steps = [event.step for event in record.Scalars("BatchLoss/Train/seg_loss")]
+    assert steps == list(range(1, EPOCHS * STEPS_PER_EPOCH + 1))
+
+
 def test_progress_reports_the_steps_of_the_run(make_trainer: Callable[..., GPUTrainer]) -> None:
     told: list[Progress] = []
     make_trainer(on_progress=told.append).start_train()

@@ -158,6 +158,7 @@ class BaseTrainer(ABC):
 
         Keys: miou (true IoU), mrmse, seg_loss, depth_loss, loss, soft_dice_half.
         """
+        self.open_log()  # before the first step, for it drops what came after this point
         self.model.train()
         training = self.config.training
         left = min(len(self.train_batches), self.steps - epoch * len(self.train_batches))
@@ -371,11 +372,16 @@ class BaseTrainer(ABC):
         kept = f"{checkpoint} is good; " if checkpoint.exists() else ""
         return f"{kept}lower the learning rate, or look at that batch"
 
-    @property
-    def _record(self) -> RunLog:
+    def open_log(self) -> None:
+        """Open the record, where the run stands now; it is closed when training ends."""
         if self._log is None:
             folders = self.config.run_folder, self.config.log_folder
             self._log = RunLog(*folders, self.state.epoch, self.state.step)
+
+    @property
+    def _record(self) -> RunLog:
+        self.open_log()
+        assert self._log is not None
         return self._log
 
     def _close_log(self) -> None:

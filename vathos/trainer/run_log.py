@@ -50,7 +50,8 @@ class RunLog:
         except ImportError:
             log.warning("no TensorBoard record: install it with pip install tensorboard")
             return
-        self._writer = SummaryWriter(str(log_folder), purge_step=step if step else None)
+        # TensorBoard drops this step and what follows; the point at `step` itself is good.
+        self._writer = SummaryWriter(str(log_folder), purge_step=step + 1)
 
     def batch(self, step: int, metrics: Mapping[str, float], lr: float) -> None:
         """One training batch: its losses and accuracies, and the learning rate it had."""
