@@ -4,7 +4,14 @@ The one rule: the message is one sentence for the person at the keyboard, saying
 where, and what to do next; it is printed as it stands.
 """
 
-__all__ = ["CheckpointError", "ConfigError", "DataError", "TrainingError", "VathosError"]
+__all__ = [
+    "CheckpointError",
+    "ConfigError",
+    "DataError",
+    "TrainingError",
+    "UsageError",
+    "VathosError",
+]
 
 
 class VathosError(Exception):
@@ -13,6 +20,10 @@ class VathosError(Exception):
 
 class ConfigError(VathosError):
     """A configuration that cannot be used: an unknown key, a wrong type, a name not there."""
+
+
+class UsageError(ConfigError):
+    """An override that cannot be used: what was typed is wrong, not a file (exit code 2)."""
 
 
 class DataError(VathosError):

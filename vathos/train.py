@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from depthgen.archive import ArchiveError
 from depthgen.images import ImageError
-from vathos.errors import ConfigError, VathosError
+from vathos.errors import ConfigError, UsageError, VathosError
 from vathos.runner import Runner
 from vathos.utils import setup_logger
 from vathos.utils.config import read_config
@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         Runner(read_config(parsed.config, parsed.override), on_progress=tell).start_train()
     except (VathosError, ArchiveError, ImageError) as error:
         log.error("%s", error)
-        return 1
+        return 2 if isinstance(error, UsageError) else 1
     except KeyboardInterrupt:
         log.warning("stopped and saved; the same command goes on from here")
         return 130

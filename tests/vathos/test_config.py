@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import pytest
 
-from vathos.errors import ConfigError
+from vathos.errors import ConfigError, UsageError
 from vathos.utils import load_config
-from vathos.utils.config import flatten, parse_config, read_config
-
-if TYPE_CHECKING:
-    from pathlib import Path
+from vathos.utils.config import Config, flatten, parse_config, read_config
 
 ORIGINAL_EXAMPLE = """
 name: vathos_small_train
@@ -81,7 +79,10 @@ def test_a_loaded_configuration_is_valid_again_and_the_same(tmp_path: Path) -> N
         ("training: {epochs: 0}\n", r"training\.epochs is 0, but must be greater than or equal"),
         ("dataset: 7\n", r":1: dataset is 7, but must be"),
         ("device: gpu0\n", r"device is 'gpu0', but must be 'auto', 'GPU', 'CPU' or 'TPU'"),
-        ("name: a/b\n", r"name is 'a/b'"),
+        ("name: a/b\n", r":1: name is 'a/b', but must be the name of a folder"),
+        ("name: ..\n", r":1: name is '\.\.', but must be the name of a folder"),
+        ("name: .\n", r":1: name is '\.', but must be the name of a folder"),
+        ('name: ""\n', r":1: name is '', but must be the name of a folder"),
         ("- 1\n", r"must hold keys and values"),
         ("a: [1\n", r"not valid YAML"),
     ],
@@ -120,11 +121,67 @@ def test_overrides_win_and_their_paths_follow_the_current_directory(
         ("training.epochs", "not an override"),
         ("training.epoch=3", "the command line: training.epoch .* did you mean training.epochs"),
         ("seed=[", "not valid YAML"),
+        ("seed=x", "the command line: seed is 'x'"),
+        ("seed.x=1", "the command line: seed is"),
+        ("training={epoch: 1}", "the command line: training.epoch .* did you mean"),
+        ("lr_scheduler.args={max_lr: 1}", "the command line: lr_scheduler.type is missing"),
     ],
 )
-def test_a_bad_override_is_refused(tmp_path: Path, override: str, sentence: str) -> None:
-    with pytest.raises(ConfigError, match=sentence):
-        read_config(write(tmp_path, ""), [override])
+def test_a_bad_override_is_a_usage_error(tmp_path: Path, override: str, sentence: str) -> None:
+    with pytest.raises(UsageError, match=sentence):
+        read_config(write(tmp_path, "training:\n  epochs: 3\n"), [override])
+
+
+def test_a_bad_file_is_no_usage_error_though_there_are_overrides(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"config\.yaml:1: sed ") as caught:
+        read_config(write(tmp_path, "sed: 1\n"), ["seed=1"])
+    assert not isinstance(caught.value, UsageError)
+
+
+@pytest.mark.parametrize(
+    ("text", "overrides", "root"),
+    [
+        ("", [], "workspace"),
+        ("dataset: {div_factor: 2}", [], "workspace"),
+        ("", ["dataset.div_factor=2"], "workspace"),
+        ("dataset: {root: there}", [], "there"),
+        ("dataset: {zip_dir: there}", [], "data"),
+        ("", ["dataset.root=typed"], "typed"),
+        ("", ["dataset={root: typed}"], "typed"),
+    ],
+)
+def test_the_default_root_is_for_a_configuration_that_names_no_folder(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    text: str,
+    overrides: list[str],
+    root: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = read_config(write(tmp_path, text), overrides, Path("workspace"))
+    assert config.dataset.root == str(tmp_path / root)
+
+
+def test_the_paths_of_a_dict_follow_the_current_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    given = {"model_init": "m.pt", "log_dir": "logs", "dataset": {"zip_dir": "z"}}
+    for config in (parse_config(given), parse_config(Config.model_validate(given))):
+        assert config.model_init == str(tmp_path / "m.pt")
+        assert config.log_dir == str(tmp_path / "logs")
+        assert config.dataset.zip_dir == str(tmp_path / "z")
+        assert config.dataset.root == str(tmp_path / "data")
+    assert given["model_init"] == "m.pt"
+
+
+@pytest.mark.parametrize(
+    ("text", "suffix"), [("small", "_small"), ("_small", "_small"), ('""', "")]
+)
+def test_a_suffix_may_be_written_without_its_underscore(
+    tmp_path: Path, text: str, suffix: str
+) -> None:
+    assert read_config(write(tmp_path, f"dataset: {{suffix: {text}}}")).dataset.suffix == suffix
 
 
 @pytest.mark.parametrize("text", ["1e-3", "1E-3", "0.001", "1.0e-3"])

@@ -144,6 +144,7 @@ def test_the_suffix_picks_a_variant_and_the_plain_one_is_the_default(
     made = tiny_set(size=16, suffix="_small").write()
     assert DenseDepth(made.folder, made.folder).height == 32
     assert DenseDepth(made.folder, made.folder, suffix="_small").height == 16
+    assert DenseDepth(made.folder, made.folder, suffix="small").height == 16
 
 
 def test_byte_equal_backgrounds_are_one_group(tiny_set: Callable[..., Any]) -> None:

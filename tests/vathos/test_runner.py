@@ -139,6 +139,18 @@ def test_a_missing_model_init_is_a_warning_and_a_checkpoint_is_used(
     assert all(torch.equal(weights[key], v) for key, v in again.model.state_dict().items())
 
 
+def test_a_run_from_a_dict_with_a_relative_path_goes_on(
+    config: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    relative = changed(config, model_init="nowhere.pt", chkpt_dir="checkpoints")
+    Runner(relative).setup_train()
+    again = Runner(relative)
+    again.setup_train()
+    assert again.config.model_init == str(tmp_path / "nowhere.pt")
+    assert relative["model_init"] == "nowhere.pt"
+
+
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
@@ -178,7 +190,8 @@ def test_the_module_trains_resunet_from_a_file(config: dict[str, Any], tmp_path:
     path.write_text(yaml.safe_dump({**config, "model": "ResUNet"}))
     assert main([str(path), "training.steps=1", "training.epochs=1", "precision=float32"]) == 0
     assert (tmp_path / "checkpoints" / "run" / "model_checkpoint.pt").exists()
-    assert main([str(path), "training.epoch=1"]) == 1
+    assert main([str(path), "training.epoch=1"]) == 2
+    assert main([str(tmp_path / "nowhere.yaml")]) == 1
 
 
 def test_the_configurations_that_come_with_the_project_are_valid() -> None:

@@ -129,8 +129,8 @@ class Batches:
 
 
 def _leave_interrupts_to_the_parent(_worker: int) -> None:
-    # Ctrl-C reaches every process of the terminal, and `timeout` signals the whole group; the parent
-    # still needs its workers to finish the step and save.
+    # Ctrl-C reaches every process of the terminal, and `timeout` signals the whole group; the
+    # parent still needs its workers to finish the step and save.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.setpgid(0, 0)
 

@@ -21,6 +21,7 @@ from depthgen.images import decode, decode_depth
 from depthgen.workspace import Member, parse_member, parse_picture, sample_member
 from vathos.data_loader import figures
 from vathos.errors import DataError
+from vathos.utils.config import archive_suffix
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -65,7 +66,8 @@ class DenseDepth(Dataset[Batch]):
     train: accepted for the original's sake; which samples train is decided by the split.
     transform, target_transform: called with float tensors (N, C, H, W) in [0, 1]: the first with
     `bg` and with `fg_bg`, the second with `fg_bg_mask` and with `depth_fg_bg`.
-    suffix: "" or "_small" picks that variant of the archives; None takes the plain ones if there.
+    suffix: "" or "_small" (also "small") picks that variant of the archives; None takes the plain
+    ones if there.
 
     An item is a dict of float32 tensors in [0, 1]: `bg` (3, H, W), `fg_bg` (3, H, W), `fg_bg_mask`
     (1, H, W) of exactly 0 and 1, and `depth_fg_bg` (1, H, W), the label as its archive defines it.
@@ -280,7 +282,7 @@ class DenseDepth(Dataset[Batch]):
 
 def _find_archives(folder: Path, suffix: str | None) -> dict[str, Path]:
     """Paths of the four archives of the first variant that is there."""
-    for variant in SUFFIXES if suffix is None else (suffix,):
+    for variant in SUFFIXES if suffix is None else (archive_suffix(suffix),):
         paths = {stem: folder / f"{stem}{variant}.zip" for stem in ARCHIVES}
         missing = [path for path in paths.values() if not _exists(path)]
         if not missing:

@@ -2,31 +2,52 @@
 
 The one rule: a key that is not known, or a value of the wrong type, is refused with the file, the
 line, the key and the nearest valid one; nothing that a person wrote is silently ignored. Relative
-paths are relative to the configuration file, those of an override to the current directory.
+paths are relative to the configuration file, those of an override or a dict to the current
+directory, and all come out absolute, so that a run's record means the same wherever it lies.
 """
 
 from __future__ import annotations
 
+import copy
 import difflib
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from vathos.errors import ConfigError
+from vathos.errors import ConfigError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from pydantic_core import ErrorDetails
 
-__all__ = ["Config", "flatten", "load_config", "parse_config", "read_config"]
+__all__ = [
+    "Config",
+    "archive_suffix",
+    "flatten",
+    "load_config",
+    "parse_config",
+    "read_config",
+]
 
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
+COMMAND_LINE = "the command line"
 PATH_KEYS = ("log_dir", "chkpt_dir", "model_init", "dataset.root", "dataset.zip_dir")
+
+
+def archive_suffix(text: str) -> str:
+    """`small`, as `depthgen resize --suffix` takes it, or `_small` -> `_small`; "" stays."""
+    return text if not text or text.startswith("_") else f"_{text}"
+
+
+def _check_name(name: str) -> str:
+    if name in ("", ".", "..") or set(name) & set("/\\") or not name.isprintable():
+        raise ValueError("the name of a folder: without / and \\, and neither . nor ..")
+    return name
 
 
 class _Section(BaseModel):
@@ -53,13 +74,13 @@ class DatasetConfig(_Section):
     """Where the archives are. `zip_dir` defaults to `root`; `root` is where they would be unpacked.
 
     `div_factor` d trains and tests on one sample in d; `suffix` names the variant of the archives
-    ("" or "_small"), and None takes the plain ones if they are there.
+    ("" or "_small", which may be written "small"), and None takes the plain ones if they are there.
     """
 
     name: str = "DenseDepth"
     root: str = "data"
     zip_dir: str | None = None
-    suffix: str | None = None
+    suffix: Annotated[str, AfterValidator(archive_suffix)] | None = None
     div_factor: Count = 1
     split: SplitConfig = SplitConfig()
     loader_args: LoaderArgs = LoaderArgs()
@@ -117,7 +138,7 @@ class TrainingConfig(_Section):
 class Config(_Section):
     """Everything a run is made of; the defaults train on the default workspace."""
 
-    name: Annotated[str, Field(pattern=r"^[^/\\]+$")] = "vathos"
+    name: Annotated[str, AfterValidator(_check_name)] = "vathos"
     log_dir: str | None = None
     chkpt_dir: str | None = None
     model_init: str | None = None
@@ -169,10 +190,16 @@ def load_config(filename: str) -> dict[str, Any]:
     return read_config(filename).model_dump()
 
 
-def read_config(filename: str | Path, overrides: Sequence[str] = ()) -> Config:
+def read_config(
+    filename: str | Path, overrides: Sequence[str] = (), default_root: Path | None = None
+) -> Config:
     """Read a configuration file and lay overrides such as `training.epochs=3` over it.
 
-    Raises `ConfigError` if the file cannot be read, a key is unknown or a value has the wrong type.
+    default_root: `dataset.root` where neither the file nor an override says where the archives are
+    (by `dataset.root` or `dataset.zip_dir`); None is `data` beside the file.
+
+    Raises `ConfigError` if the file cannot be read, a key is unknown or a value has the wrong type,
+    and its subclass `UsageError` if it is an override that is wrong.
     """
     path = Path(filename)
     try:
@@ -190,6 +217,10 @@ def read_config(filename: str | Path, overrides: Sequence[str] = ()) -> Config:
     _resolve_paths(data, path.resolve().parent)
     for override in overrides:
         _override(data, override, lines)
+    root = path.resolve().parent / "data"
+    if default_root is not None and not _names_archives(data):
+        root = default_root.expanduser().absolute()
+    _default_root(data, root)
     return _validate(data, str(path), lines)
 
 
@@ -198,9 +229,13 @@ def parse_config(config: dict[str, Any] | Config, source: str = "the configurati
 
     Raises `ConfigError`, which calls the configuration `source`.
     """
-    if isinstance(config, Config):
+    data = config.model_dump() if isinstance(config, Config) else copy.deepcopy(config)
+    before = copy.deepcopy(data)
+    _resolve_paths(data, Path.cwd())
+    _default_root(data, Path.cwd() / "data")
+    if isinstance(config, Config) and data == before:
         return config
-    return _validate(config, source, {})
+    return _validate(data, source, {})
 
 
 def flatten(config: Config) -> dict[str, Any]:
@@ -235,49 +270,80 @@ def _resolve_paths(data: dict[str, Any], folder: Path) -> None:
             holder = holder.get(section) if isinstance(holder, dict) else None
         if isinstance(holder, dict) and isinstance(holder.get(key), str):
             holder[key] = str(folder / Path(holder[key]).expanduser())
+
+
+def _names_archives(data: dict[str, Any]) -> bool:
+    dataset = data.get("dataset")
+    return isinstance(dataset, dict) and ("root" in dataset or dataset.get("zip_dir") is not None)
+
+
+def _default_root(data: dict[str, Any], root: Path) -> None:
     dataset = data.get("dataset", {})
     if isinstance(dataset, dict) and "root" not in dataset:
-        data["dataset"] = {**dataset, "root": str(folder / "data")}
+        data["dataset"] = {**dataset, "root": str(root)}
 
 
 def _override(data: dict[str, Any], override: str, lines: dict[str, int | str]) -> None:
     dotted, equals, text = override.partition("=")
     if not equals or not dotted:
-        raise ConfigError(f"{override!r} is not an override; write it as training.epochs=3")
+        raise UsageError(f"{override!r} is not an override; write it as training.epochs=3")
     try:
         value = yaml.load(text, _Loader)
     except yaml.YAMLError as error:
-        raise ConfigError(f"the value of the override {override!r} is not valid YAML") from error
-    if dotted in PATH_KEYS and isinstance(value, str):
-        value = str(Path(value).expanduser().resolve())
+        raise UsageError(f"the value of the override {override!r} is not valid YAML") from error
     *sections, key = dotted.split(".")
-    holder = data
+    nested: dict[str, Any] = {key: value}
+    for section in reversed(sections):
+        nested = {section: nested}
+    _resolve_paths(nested, Path.cwd())
+    holder, place = data, ""
     for section in sections:
+        place = f"{place}.{section}".lstrip(".")
+        nested = nested[section]
         inner = holder.get(section)
-        inner = dict(inner) if isinstance(inner, dict) else {}
-        holder[section] = inner
-        holder = inner
-    holder[key] = value
-    lines[dotted] = "the command line"
+        if not isinstance(inner, dict):
+            lines[place] = COMMAND_LINE
+        holder[section] = dict(inner) if isinstance(inner, dict) else {}
+        holder = holder[section]
+    holder[key] = nested[key]
+    for below in [name for name in lines if name.startswith(f"{dotted}.")]:
+        del lines[below]  # what the file says there no longer counts
+    lines[dotted] = COMMAND_LINE
 
 
 def _validate(data: dict[str, Any], source: str, lines: dict[str, Any]) -> Config:
     try:
         return Config.model_validate(data)
     except ValidationError as error:
-        raise ConfigError(_sentence(error.errors()[0], source, lines)) from error
+        first = error.errors()[0]
+        typed = _place(_dotted(first), lines) == COMMAND_LINE
+        raise (UsageError if typed else ConfigError)(_sentence(first, source, lines)) from error
 
 
 def _sentence(error: ErrorDetails, source: str, lines: dict[str, Any]) -> str:
-    dotted = ".".join(str(part) for part in error["loc"])
-    place = lines.get(dotted, "")
+    dotted = _dotted(error)
+    place = _place(dotted, lines)
     where = place if isinstance(place, str) and place else f"{source}:{place}".rstrip(":")
     if error["type"] == "extra_forbidden":
         return f"{where}: {dotted} is not a known key; {_suggestion(dotted)}"
     if error["type"] == "missing":
         return f"{where}: {dotted} is missing; give it a value"
-    problem = error["msg"].removeprefix("Input should be ")
+    problem = error["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
     return f"{where}: {dotted} is {error['input']!r}, but must be {problem}"
+
+
+def _dotted(error: ErrorDetails) -> str:
+    return ".".join(str(part) for part in error["loc"])
+
+
+def _place(dotted: str, lines: dict[str, Any]) -> int | str:
+    """Where the key was written, or else the section that it is or should be in."""
+    while dotted:
+        if dotted in lines:
+            place: int | str = lines[dotted]
+            return place
+        dotted = dotted.rpartition(".")[0]
+    return ""
 
 
 def _suggestion(dotted: str) -> str:
