@@ -16,8 +16,7 @@ from zlib import crc32
 import numpy as np
 
 from depthgen import images
-from depthgen.archive import Archive, Entry
-from depthgen.archive.reader import find_shards
+from depthgen.archive import Archive, Entry, files_of
 from depthgen.errors import OptionsError, StageError
 from depthgen.produce import Part, produce
 from depthgen.stage import (
@@ -88,13 +87,16 @@ def run(workspace: Workspace, options: ResizeOptions, progress: Progress = no_pr
     Raises `StageError` if there is none, if they are not larger than `size`, or if the suffix is in
     use for another size.
     """
-    names = [name for name in ARCHIVES if _sources(workspace, name)]
+    names = [name for name in ARCHIVES if files_of(workspace.archive(name))]
     if not names:
         raise StageError(
             f"{workspace.root} has no archive to resize; run `depthgen composite` first"
         )
     if not options.overwrite:
         _refuse_another_size(workspace, options)
+    # All of them before the first stage opens: with --overwrite that deletes what there is.
+    for name in names:
+        Resizer(tuple(files_of(workspace.archive(name))), name, options.size, 1).check()
     summaries = [_run_one(workspace, name, options, progress) for name in names]
     return Summary(
         "resize",
@@ -102,14 +104,6 @@ def run(workspace: Workspace, options: ResizeOptions, progress: Progress = no_pr
         tuple(path for summary in summaries for path in summary.outputs),
         already_done=all(summary.already_done for summary in summaries),
     )
-
-
-def _sources(workspace: Workspace, name: str) -> list[Path]:
-    """The files of an archive: one, its shards, or none."""
-    path = workspace.archive(name)
-    if path.exists():
-        return [path]
-    return find_shards(path) if any(path.parent.glob(f"{name}-*-of-*.zip")) else []
 
 
 def _refuse_another_size(workspace: Workspace, options: ResizeOptions) -> None:
@@ -127,7 +121,7 @@ def _refuse_another_size(workspace: Workspace, options: ResizeOptions) -> None:
 def _run_one(
     workspace: Workspace, name: str, options: ResizeOptions, progress: Progress
 ) -> Summary:
-    sources = _sources(workspace, name)
+    sources = files_of(workspace.archive(name))
     target = workspace.archive(f"{name}_{options.suffix}")
     outputs = [target.with_name(target.stem + path.name.removeprefix(name)) for path in sources]
     if len(sources) == 1:
@@ -143,7 +137,6 @@ def _run_one(
         if this_run.done:
             return this_run.summary()
         work = Resizer(tuple(sources), name, options.size, quality)
-        work.check()
         parts, members = _parts(work, outputs)
         produce(parts, work, options.workers, work.describe, progress)
         return this_run.finish({target.stem: members}, side=options.size)

@@ -165,6 +165,20 @@ def test_the_quality_is_that_of_the_source_unless_told(workspace: Workspace) -> 
     assert abs(len(data) - low) < abs(len(data) - high)
 
 
+def test_a_size_that_is_refused_costs_nothing_that_is_there(workspace: Workspace) -> None:
+    run(workspace, ResizeOptions(size=16, workers=1))
+    before = {path: path.read_bytes() for path in workspace.root.rglob("*") if path.is_file()}
+    small = encode_png(scene(1, 20, channels=1))
+    workspace.archive("depth_fg_bg").unlink()
+    write(workspace.archive("depth_fg_bg"), {"depth_fg_bg/d_8.png": small})
+    before[workspace.archive("depth_fg_bg")] = workspace.archive("depth_fg_bg").read_bytes()
+    for size in (64, 24):  # too large for all; for the last one only
+        with pytest.raises(StageError, match="smaller --size"):
+            run(workspace, ResizeOptions(size=size, workers=1, overwrite=True))
+        after = {path: path.read_bytes() for path in workspace.root.rglob("*") if path.is_file()}
+        assert after == before
+
+
 def test_enlarging_empty_workspaces_and_odd_options_are_refused(
     workspace: Workspace, tmp_path: Path
 ) -> None:
