@@ -14,7 +14,7 @@ from zlib import crc32
 import numpy as np
 
 from depthgen import images
-from depthgen.archive import Archive, Entry
+from depthgen.archive import Archive, Entry, files_of
 from depthgen.depth.quantity import FAR_M, Quantity, quantise, to_metres
 from depthgen.errors import StageError
 from depthgen.workspace import (
@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-_COVER_PERCENTILE = 0.05
+_COVER_FRACTION = 0.05
+_DEPTH_SUFFIXES = (".png", ".npy")
 
 
 def plane_depth(mask: NDArray[np.bool_], background_m: NDArray[np.float64]) -> float:
@@ -45,7 +46,7 @@ def plane_depth(mask: NDArray[np.bool_], background_m: NDArray[np.float64]) -> f
     # A boolean index goes row by row: the last ones are the lowest row.
     lowest = int(np.count_nonzero(mask[np.flatnonzero(mask.any(axis=1))[-1]]))
     z_contact = float(np.median(covered[-lowest:]))
-    place = (len(covered) - 1) * _COVER_PERCENTILE
+    place = (len(covered) - 1) * _COVER_FRACTION
     below = int(place)
     above = min(below + 1, len(covered) - 1)
     ordered = np.partition(covered, (below, above))
@@ -100,12 +101,10 @@ class LayeredLabeller:
     def _background(self, bg: int) -> tuple[NDArray[np.float64], NDArray[Any]]:
         """(depth in metres, the same as a label) of a background."""
         if bg not in self._backgrounds:
-            archive = self._depth
-            names = [f"bg_depth/{picture_stem('bg', bg)}{suffix}" for suffix in (".png", ".npy")]
-            name = next((name for name in names if name in archive), None)
-            if name is None:
+            if bg not in self._members:
                 raise StageError(f"bg_depth.zip has no depth for {picture_stem('bg', bg)}")
-            metres = to_metres(images.decode_depth(archive[name], name=name), name)
+            name = self._members[bg]
+            metres = to_metres(images.decode_depth(self._depth[name], name=name), name)
             self._backgrounds.clear()  # samples come background by background
             self._backgrounds[bg] = metres, quantise(metres, self.bits)
         return self._backgrounds[bg]
@@ -119,6 +118,10 @@ class LayeredLabeller:
         return Archive.open(self.workspace.archive("bg_depth"))
 
     @cached_property
+    def _members(self) -> dict[int, str]:
+        return depth_members(self._depth)
+
+    @cached_property
     def _backgrounds(self) -> dict[int, tuple[NDArray[np.float64], NDArray[Any]]]:
         return {}
 
@@ -129,9 +132,26 @@ class LayeredLabeller:
 
 def backgrounds_with_depth(workspace: Workspace) -> set[int]:
     """The numbers of the backgrounds whose depth is in bg_depth.zip, if there is one."""
-    path = workspace.archive("bg_depth")
-    if not path.exists():
+    files = files_of(workspace.archive("bg_depth"))
+    if not files:
         return set()
-    with Archive(path) as archive:
-        parsed = (parse_picture(name) for name in archive.names)
-        return {picture[1] for picture in parsed if picture}
+    with Archive(*files) as archive:
+        return set(depth_members(archive))
+
+
+def depth_members(archive: Archive) -> dict[int, str]:
+    """The member with the depth of each background, by number, in whatever folder it lies.
+
+    Raises `StageError` if a background has two.
+    """
+    found: dict[int, str] = {}
+    for name in archive.names:
+        picture = parse_picture(name)
+        if picture is None or picture[0] != "bg" or not name.endswith(_DEPTH_SUFFIXES):
+            continue
+        other = found.setdefault(picture[1], name)
+        if other != name:
+            raise StageError(
+                f"{archive.paths[0]} has {other} and {name}, depth of one background; keep one"
+            )
+    return found

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from depthgen import images
-from depthgen.archive import Archive, ArchiveWriter
+from depthgen.archive import Archive, ArchiveWriter, shard_path
 from depthgen.depth import DepthmapOptions, run
-from depthgen.depth.layered import plane_depth
+from depthgen.depth.layered import backgrounds_with_depth, plane_depth
 from depthgen.depth.quantity import quantise, to_metres
 from depthgen.depth.run import label_info
 from depthgen.errors import OptionsError, StageError
@@ -183,6 +183,33 @@ def test_a_background_without_depth_is_named_with_what_to_do(tmp_path: Path) -> 
         depth = np.full((SIDE, SIDE), 3000, np.uint16)
         depths.add("bg_depth/bg_000.png", images.encode_png(depth))
     with pytest.raises(StageError, match=r"1 of 2 .*bg_001.*depthgen render"):
+        run(workspace, DepthmapOptions(workers=1))
+
+
+def test_depth_in_shards_and_under_other_names_gives_the_same_labels(tmp_path: Path) -> None:
+    whole, other = make_workspace(tmp_path / "whole"), make_workspace(tmp_path / "other")
+    run(whole, DepthmapOptions(workers=1))
+    path = other.archive("bg_depth")
+    with Archive(path) as archive:
+        depths = [bytes(data) for data in archive]
+    path.unlink()
+    for shard, name in enumerate(("bg_0000.png", "depths/bg_001.png")):
+        with ArchiveWriter(shard_path(path, shard, 2)) as writer:
+            writer.add(name, depths[shard])
+            writer.add(f"bg_{shard:03d}.txt", b"a note")
+            writer.add(f"fg_{shard + 5:03d}.png", b"no background")
+    assert backgrounds_with_depth(other) == {0, 1}
+    run(other, DepthmapOptions(workers=1))
+    assert other.archive("depth_fg_bg").read_bytes() == whole.archive("depth_fg_bg").read_bytes()
+
+
+def test_two_depths_of_one_background_are_named(tmp_path: Path) -> None:
+    workspace = make_workspace(tmp_path, backgrounds=1)
+    workspace.archive("bg_depth").unlink()
+    with ArchiveWriter(workspace.archive("bg_depth")) as depths:
+        for suffix in (".png", ".npy"):
+            depths.add(f"bg_depth/bg_000{suffix}", b"")
+    with pytest.raises(StageError, match=r"bg_000\.png and bg_depth/bg_000\.npy"):
         run(workspace, DepthmapOptions(workers=1))
 
 
