@@ -18,10 +18,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from depthgen import images
-from depthgen.archive import Archive
+from depthgen.archive import Archive, ArchiveError, files_of
 from depthgen.errors import OptionsError, StageError
 from depthgen.files import write_atomically
-from depthgen.stage import Progress, Summary, archive_digest, no_progress, open_adding_stage
+from depthgen.stage import (
+    Manifest,
+    Progress,
+    Summary,
+    archive_digest,
+    no_progress,
+    open_adding_stage,
+)
 from depthgen.workers import default_workers, ordered_map
 from depthgen.workspace import DEPTH_INFO_MEMBER, Workspace
 
@@ -111,19 +118,21 @@ def picture_path(workspace: Workspace) -> Path:
 def run(workspace: Workspace, options: StatsOptions, progress: Progress = no_progress) -> Summary:
     """Measure the archives, write `stats.json` and draw `stats.png`.
 
-    An archive that has not changed since it was measured is not measured again.
+    An archive that has not changed since it was measured is not measured again; the figures of one
+    that is gone or has changed are dropped.
     Raises `StageError` if there is none, `ImageError` for a member that cannot be read.
     """
     digests = _digests(workspace, options)
     settings = {"archives": sorted(digests)}
     outputs = (workspace.stats, picture_path(workspace))
     with open_adding_stage(workspace, "stats", settings, outputs) as stage:
-        known = read_stats(workspace)
+        earlier = read_stats(workspace)
+        known = _current(workspace, earlier, digests)
         fresh = {name for name in digests if _is_fresh(known.get(name), digests[name])}
         missing = {name: digest for name, digest in digests.items() if name not in fresh}
         measured = _measure_all(workspace, missing, options.workers, progress)
         both = known | measured
-        if measured or not all(path.exists() for path in outputs):
+        if both != earlier or not all(path.exists() for path in outputs):
             # The picture first: once the figures are there, nothing is missing.
             write_atomically(outputs[1], draw(both))
             _write(workspace, both)
@@ -132,14 +141,33 @@ def run(workspace: Workspace, options: StatsOptions, progress: Progress = no_pro
     return summary if measured else Summary("stats", summary.counts, outputs, already_done=True)
 
 
+def _current(
+    workspace: Workspace, known: Mapping[str, ArchiveStats], digests: Mapping[str, str]
+) -> dict[str, ArchiveStats]:
+    """The figures of archives that are still what was measured; `digests` knows some already."""
+    found = {}
+    for name, stats in known.items():
+        try:
+            digest = digests.get(name) or archive_digest(workspace, name, "stats")
+        except (ArchiveError, StageError):  # it is gone, or cannot be opened any more
+            continue
+        if stats.digest == digest:
+            found[name] = stats
+    return found
+
+
 def _is_fresh(known: ArchiveStats | None, digest: str) -> bool:
     return known is not None and known.digest == digest
 
 
 def table(workspace: Workspace) -> str:
-    """What the last run measured, as lines of text: one an archive and channel."""
+    """Figures of the archives that the last run was about, as text: a line a channel."""
+    last = Manifest.read(workspace.manifest("stats"))
+    names = last.settings.get("archives", ()) if last else ()
     lines = ["archive             | pictures | channel | mean   | std    | std of images"]
     for name, stats in read_stats(workspace).items():
+        if name not in names:
+            continue
         rows = zip(stats.channels, stats.mean, stats.std, stats.std_of_images, strict=True)
         for channel, mean, std, std_of_images in rows:
             lines.append(
@@ -154,9 +182,7 @@ def _digests(workspace: Workspace, options: StatsOptions) -> dict[str, str]:
     tail = f"_{options.suffix}" if options.suffix else ""
     found = {}
     for name in options.archives or ARCHIVES:
-        path = workspace.archive(name + tail)
-        there = path.exists() or any(path.parent.glob(f"{path.stem}-*-of-*.zip"))
-        if there or options.archives is not None:
+        if files_of(workspace.archive(name + tail)) or options.archives is not None:
             made_by = f"resize --suffix {options.suffix}" if tail else ARCHIVES[name]
             found[name + tail] = archive_digest(workspace, name + tail, made_by)
     if not found:

@@ -173,6 +173,24 @@ def test_the_table_and_the_picture_can_be_opened(workspace: Workspace) -> None:
         assert picture.size[0] > 500
 
 
+def test_figures_of_archives_that_changed_or_went_are_dropped(workspace: Workspace) -> None:
+    for count, name in enumerate(("bg", "fg_bg", "fg_bg_mask", "bg_small"), 2):
+        shape = (8, 8) if "mask" in name else (8, 8, 3)
+        write(workspace, name, [png(pixels) for pixels in pictures(count, shape)])
+    run(workspace, StatsOptions(workers=1))
+    run(workspace, StatsOptions(suffix="small", workers=1))
+    assert "bg_small " in table(workspace)
+    assert "fg_bg " not in table(workspace)
+    assert set(read_stats(workspace)) == {"bg", "fg_bg", "fg_bg_mask", "bg_small"}
+    for name in ("bg", "fg_bg_mask", "bg_small"):
+        workspace.archive(name).unlink()
+    write(workspace, "bg", [png(pixels) for pixels in pictures(7, (8, 8, 3))])
+    workspace.archive("bg_small").write_bytes(b"damaged")
+    run(workspace, StatsOptions(archives=("fg_bg",), workers=1))
+    assert set(read_stats(workspace)) == {"fg_bg"}
+    assert run(workspace, StatsOptions(archives=("fg_bg",), workers=1)).already_done
+
+
 def test_status_tells_when_figures_are_of_an_older_archive(workspace: Workspace) -> None:
     write(workspace, "bg", [png(pixels) for pixels in pictures(3, (8, 8, 3))])
     run(workspace, StatsOptions(workers=1))
