@@ -25,11 +25,15 @@ class Finding:
 
 @dataclass
 class VerifyReport:
-    """counts: members checked, by archive. findings: the first of them; total: how many in all."""
+    """counts: members checked, by archive. findings: the first of them; total: how many in all.
+
+    notes: what is worth knowing and not wrong, a sentence each.
+    """
 
     counts: dict[str, int] = field(default_factory=dict)
     findings: list[Finding] = field(default_factory=list)
     total: int = 0
+    notes: list[str] = field(default_factory=list)
 
     @property
     def ok(self) -> bool:
@@ -47,15 +51,17 @@ class VerifyReport:
             "counts": self.counts,
             "total": self.total,
             "findings": [asdict(finding) for finding in self.findings],
+            "notes": self.notes,
         }
 
     def text(self) -> str:
         """Lines for a person: what is wrong, or what was checked."""
         checked = ", ".join(f"{name} {count}" for name, count in self.counts.items())
+        notes = [f"note: {note}" for note in self.notes]
         if self.ok:
-            return f"all is well; members checked: {checked}"
+            return "\n".join((f"all is well; members checked: {checked}", *notes))
         lines = [f"  {finding}" for finding in self.findings]
         if self.total > len(self.findings):
             lines.append(f"  … and {self.total - len(self.findings)} more")
         things = "1 thing is" if self.total == 1 else f"{self.total} things are"
-        return "\n".join((f"{things} wrong; members checked: {checked}", *lines))
+        return "\n".join((f"{things} wrong; members checked: {checked}", *lines, *notes))

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from depthgen.archive import Archive, ArchiveError
-from depthgen.archive.reader import find_shards
+from depthgen.archive import Archive, ArchiveError, files_of
 from depthgen.errors import OptionsError, StageError
 from depthgen.stage import Manifest, Progress, no_progress
+from depthgen.status import count_sources, new_pictures
 from depthgen.verify.members import PICTURES, SAMPLES, Checker, Look, Target
 from depthgen.verify.report import VerifyReport
 from depthgen.workers import default_workers, ordered_map
@@ -23,7 +23,6 @@ from depthgen.workspace import Layout, Workspace
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
-    from pathlib import Path
 
     from numpy.typing import NDArray
 
@@ -73,7 +72,8 @@ def run(
     targets = _targets(workspace, names, manifests, side, report)
     _check_manifests(manifests, targets, set(names), report)
     looks = _look(targets, Checker(targets, layout, side), options.workers, progress, report)
-    _check_pairs(targets, looks, layout, report)
+    _check_pairs(targets, looks, layout, _promised(targets, manifests), report)
+    _note_new_pictures(workspace, manifests, report)
     return report
 
 
@@ -136,7 +136,7 @@ def _targets(
             continue
         path = workspace.archive(name)
         try:
-            paths: list[Path] = [path] if path.exists() else find_shards(path)
+            paths = files_of(path)
             with Archive(*paths) as archive:
                 report.counts[name] = len(archive)
         except ArchiveError as error:
@@ -144,10 +144,15 @@ def _targets(
             continue
         expected = None if base in ("fg", "fg_mask") else side
         if name != base:
-            resized = manifests.get(f"resize_{base}_{name.removeprefix(base)[1:]}")
+            resized = manifests.get(_resized_by(name))
             expected = resized.settings.get("size") if resized else None
         targets[name] = Target(name, base, tuple(paths), expected)
     return targets
+
+
+def _resized_by(name: str) -> str:
+    """The stage that makes `fg_bg_small`: `resize_fg_bg_small`."""
+    return f"resize_{name}"
 
 
 def _check_manifests(
@@ -215,18 +220,45 @@ def _describe(item: tuple[str, int, int]) -> str:
     return f"members {item[1]} to {item[2] - 1} of {item[0]}"
 
 
+def _promised(targets: Mapping[str, Target], manifests: Mapping[str, Manifest]) -> dict[str, int]:
+    """How many members a finished stage says it put into an archive of pictures."""
+    found = {}
+    for name, target in targets.items():
+        made_by = _MADE_BY[target.base] if name == target.base else _resized_by(name)
+        manifest = manifests.get(made_by)
+        if target.base not in PICTURES or manifest is None or manifest.state != "done":
+            continue
+        count: Any = manifest.counts.get(name)
+        if isinstance(count, int) and count >= 0:
+            found[name] = count
+    return found
+
+
+def _note_new_pictures(
+    workspace: Workspace, manifests: Mapping[str, Manifest], report: VerifyReport
+) -> None:
+    """The archives are whole, but a user who has just crawled expects the new pictures in them."""
+    sources = count_sources(workspace)
+    for stage, manifest in manifests.items():
+        news = new_pictures(stage, manifest.counts, sources) if manifest.state == "done" else ""
+        if news:
+            report.notes.append(
+                f"{news} in sources since `{stage}` ran; `depthgen {stage} --overwrite` takes them"
+            )
+
+
 def _check_pairs(
     targets: Mapping[str, Target],
     looks: Mapping[str, Look],
     layout: Layout | None,
+    promised: Mapping[str, int],
     report: VerifyReport,
 ) -> None:
     for name, target in targets.items():
         rows = looks[name].rows
         if target.base in PICTURES:
-            _check_numbers(
-                name, rows[:, 0], int(rows[:, 0].max(initial=-1)) + 1, "pictures", report
-            )
+            count = promised.get(name, int(rows[:, 0].max(initial=-1)) + 1)
+            _check_numbers(name, rows[:, 0], count, "pictures", report)
         elif layout is not None:
             _check_numbers(name, rows[:, 0], layout.samples, "samples", report)
             _check_makers(name, rows, layout, report)

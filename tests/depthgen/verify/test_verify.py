@@ -240,6 +240,47 @@ def test_many_findings_are_counted_and_the_first_told(workspace: Workspace) -> N
     assert report.text().endswith("and 50 more")
 
 
+@pytest.mark.parametrize(
+    ("stage", "name"),
+    [("crop", "bg"), ("crop", "bg_depth"), ("mask", "fg"), ("mask", "fg_mask")],
+)
+def test_a_picture_lost_at_the_end_is_named(workspace: Workspace, stage: str, name: str) -> None:
+    contents = whole()
+    contents["bg_depth"] = {
+        picture_member("bg_depth", "bg", number, ".png"): encoded("bg_depth") for number in range(2)
+    }
+    contents[name].popitem()
+    build(workspace, contents)
+    counts = {"bg": 2, "bg_depth": 2} if stage == "crop" else {"fg": 2, "fg_mask": 2}
+    Manifest(stage, {}, {}, "done", counts=counts).write(workspace.manifest(stage))
+    assert f"{name}: it lacks 1 pictures (1)" in verified(workspace).text()
+
+
+def test_a_resized_picture_lost_at_the_end_is_named(workspace: Workspace) -> None:
+    contents = whole()
+    contents["bg_small"] = {"bg/bg_000.jpg": encoded("bg", 8)}
+    build(workspace, contents)
+    Manifest("resize_bg_small", {"size": 8}, {}, "done", counts={"bg_small": 2}).write(
+        workspace.manifest("resize_bg_small")
+    )
+    assert only_problem(workspace) == "bg_small: it lacks 1 pictures (1)"
+
+
+def test_pictures_that_came_later_are_a_note(workspace: Workspace) -> None:
+    build(workspace, whole())
+    Manifest("mask", {}, {}, "done", counts={"fg": 2, "fg_mask": 2}).write(
+        workspace.manifest("mask")
+    )
+    workspace.sources("fg").mkdir(parents=True)
+    for number in range(3):
+        (workspace.sources("fg") / f"fg_{number:03d}.png").write_bytes(b"")
+    report = verified(workspace)
+    assert report.ok
+    note = "1 new picture in sources since `mask` ran; `depthgen mask --overwrite` takes them"
+    assert report.to_json()["notes"] == [note]
+    assert note in report.text()
+
+
 def test_an_empty_workspace_is_an_error(workspace: Workspace) -> None:
     with pytest.raises(StageError, match="no archive to verify"):
         verified(workspace)
