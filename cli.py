@@ -11,55 +11,17 @@ import logging
 import os
 import signal
 import sys
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from depthgen import __version__
+from depthgen.console import Session, duration
 from depthgen.errors import DepthgenError, OptionsError
 
-if TYPE_CHECKING:
-    from depthgen.stage import Progress, Summary
-    from depthgen.workspace import Workspace
-
 EXIT_NO, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
-
-
-@dataclass
-class Session:
-    """What the options of the group say, for every command."""
-
-    root: Path = Path("data")
-    quiet: bool = False
-    debug: bool = False
-    _bars: list[Any] = field(default_factory=list)
-
-    @property
-    def workspace(self) -> Workspace:
-        from depthgen.workspace import Workspace
-
-        return Workspace(self.root)
-
-    def say(self, text: str = "") -> None:
-        if not self.quiet:
-            click.echo(text)
-
-    def progress(self, title: str, unit: str = "samples") -> Progress:
-        from depthgen.progress import progress_bar
-
-        return progress_bar(title, unit, self.quiet)
-
-    def report(self, summary: Summary) -> None:
-        """Print what a stage did: counts, findings, and where it lies."""
-        counts = ", ".join(f"{name} {count:,}" for name, count in summary.counts.items())
-        done = "done before" if summary.already_done else "done"
-        self.say(f"{summary.stage}: {done} ({counts})")
-        for note in summary.notes:
-            self.say(f"  {note}")
-        for path in summary.outputs:
-            self.say(f"  {path}")
 
 
 def _given(options: dict[str, Any]) -> dict[str, Any]:
@@ -72,6 +34,10 @@ OVERWRITE = click.option(
     "--overwrite", is_flag=True, help="Delete what an earlier run made and start anew."
 )
 SEED = click.option("--seed", type=int, default=0, show_default=True, help="Of all randomness.")
+SIDE = click.option("--size", type=int, default=192, show_default=True, help="Side, in pixels.")
+QUALITY = click.option(
+    "--quality", type=int, default=90, show_default=True, help="Of the JPEG files."
+)
 AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
@@ -167,8 +133,8 @@ def mask(session: Session, /, **options: Any) -> None:
 
 
 @main.command()
-@click.option("--size", type=int, default=192, show_default=True, help="Side, in pixels.")
-@click.option("--quality", type=int, default=90, show_default=True, help="Of the JPEG files.")
+@SIDE
+@QUALITY
 @WORKERS
 @OVERWRITE
 @click.pass_obj
@@ -184,8 +150,8 @@ def crop(session: Session, /, **options: Any) -> None:
 
 
 @main.command()
-@click.option("--size", type=int, default=192, show_default=True, help="Side, in pixels.")
-@click.option("--quality", type=int, default=90, show_default=True, help="Of the JPEG files.")
+@SIDE
+@QUALITY
 @WORKERS
 @OVERWRITE
 @click.pass_context
@@ -212,7 +178,7 @@ def prepare(
     metavar="LO HI",
     help="Longest side of a cut-out, as a fraction of the background's.",
 )
-@click.option("--quality", type=int, default=90, show_default=True, help="Of the JPEG files.")
+@QUALITY
 @click.option("--mask-format", type=click.Choice(["png", "jpg"]), default="png", show_default=True)
 @SEED
 @WORKERS
@@ -232,7 +198,7 @@ def composite(session: Session, /, dry_run: bool, **options: Any) -> None:
         expected = stage.forecast(session.workspace, given)
         click.echo(
             f"{expected.samples:,} composites and as many masks, about "
-            f"{expected.nbytes / 1e9:.2f} GB, in about {_duration(expected.seconds)}"
+            f"{expected.nbytes / 1e9:.2f} GB, in about {duration(expected.seconds)}"
         )
         return
     session.report(stage.run(session.workspace, given, session.progress("composite")))
@@ -349,41 +315,40 @@ def train(session: Session, /, config: Path, overrides: tuple[str, ...], fresh: 
     """
     _needs_torch()
     from depthgen.progress import training_bar
+    from vathos.report import result_table
     from vathos.runner import Runner
     from vathos.utils.config import read_config
 
     with training_bar(session.quiet) as on_progress:
-        runner = Runner(read_config(config, overrides), on_progress, fresh)
+        settings = read_config(config, overrides, default_root=session.root.resolve())
+        runner = Runner(settings, on_progress, fresh)
         metrics = runner.start_train()
-    from vathos.report import result_table
 
     click.echo(result_table(runner, metrics))
     session.say(f"  {runner.run_folder}")
 
 
 @main.command()
-@click.option(
-    "--folder",
-    type=click.Path(file_okay=False, path_type=Path),
-    default="demo",
-    show_default=True,
-    help="The workspace to make.",
-)
 @WORKERS
-@click.pass_obj
-def demo(session: Session, /, folder: Path, workers: int | None) -> None:
-    """Run the whole chain, small and offline."""
+@click.pass_context
+def demo(context: click.Context, workers: int | None) -> None:
+    """Run the whole chain, small and offline.
+
+    In the folder `demo`, or in the workspace given with -w.
+    """
     _needs_torch()
     from depthgen import demo as data
     from depthgen.progress import training_bar
-    from depthgen.workspace import Workspace
     from vathos import demo as network
 
-    workspace = Workspace(folder)
-    for summary in data.make(workspace, session.progress, workers):
+    session: Session = context.obj
+    assert context.parent is not None
+    if context.parent.get_parameter_source("workspace") is ParameterSource.DEFAULT:
+        session.root = Path("demo")
+    for summary in data.make(session.workspace, session.progress, workers):
         session.report(summary)
     with training_bar(session.quiet) as on_progress:
-        result = network.train(folder, on_progress)
+        result = network.train(session.root, on_progress)
     click.echo(result.table)
     click.echo("Look at these:")
     for path in (result.grid, result.summary):
@@ -400,13 +365,6 @@ def _needs_torch() -> None:
             "training needs PyTorch, which is not installed; type "
             "`pip install 'depthgen-vathos[train]'`"
         )
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    minutes = seconds / 60
-    return f"{minutes:.0f} min" if minutes < 120 else f"{minutes / 60:.1f} h"
 
 
 def entry() -> None:
@@ -432,18 +390,21 @@ def _run(session: Session) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_NO
     except Exception as error:
-        if session.debug or not _is_for_people(error):
+        code = _exit_code(error)
+        if session.debug or code is None:
             raise
         click.echo(f"Error: {error}", err=True)
-        return EXIT_USAGE if isinstance(error, OptionsError) else EXIT_NO
+        return code
     return 0
 
 
-def _is_for_people(error: Exception) -> bool:
-    """Whether the error's message is a sentence for the person at the keyboard."""
-    from vathos.errors import VathosError
+def _exit_code(error: Exception) -> int | None:
+    """2 for a wrong command line, 1 for what a person can mend, None for a bug."""
+    from vathos.errors import UsageError, VathosError
 
-    return isinstance(error, DepthgenError | VathosError)
+    if isinstance(error, OptionsError | UsageError):
+        return EXIT_USAGE
+    return EXIT_NO if isinstance(error, DepthgenError | VathosError) else None
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ from PIL import Image
 import cli
 from depthgen import images
 from depthgen.archive import ArchiveWriter
+from depthgen.console import Session
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -192,6 +193,23 @@ def test_status_and_doctor_speak_json(depthgen: Callable[..., Run]) -> None:
 def test_train_without_a_file_is_one_sentence(depthgen: Callable[..., Run]) -> None:
     pytest.importorskip("torch")
     assert "nowhere.yaml" in said(depthgen("train", "nowhere.yaml"), 1)
+
+
+def test_a_wrong_override_is_a_wrong_command_line(
+    depthgen: Callable[..., Run], tmp_path: Path
+) -> None:
+    pytest.importorskip("torch")
+    (tmp_path / "a.yaml").write_text("name: a\n")
+    assert "nonsense" in said(depthgen("train", "a.yaml", "nonsense"), 2)
+    assert "training.epochs" in said(depthgen("train", "a.yaml", "training.epoch=3"), 2)
+
+
+def test_training_looks_for_archives_in_the_workspace(
+    depthgen: Callable[..., Run], tmp_path: Path
+) -> None:
+    pytest.importorskip("torch")
+    (tmp_path / "a.yaml").write_text("name: a\n")
+    assert str(tmp_path / "W") in said(depthgen("train", "a.yaml"), 1)
 
 
 # --- the whole chain, and stopping it -----------------------------------------------------------
@@ -413,5 +431,5 @@ def test_a_broken_archive(damage: str, depthgen: Callable[..., Run], tmp_path: P
 
 def test_help_of_every_command_works() -> None:
     for name in cli.main.commands:
-        result = CliRunner().invoke(cli.main, [name, "--help"], obj=cli.Session())
+        result = CliRunner().invoke(cli.main, [name, "--help"], obj=Session())
         assert result.exit_code == 0
