@@ -21,7 +21,7 @@ from torch.utils.data import Subset
 from vathos.data_loader.batches import Batches
 from vathos.data_loader.dense_depth import normalise
 from vathos.data_loader.split import thin
-from vathos.errors import CheckpointError, TrainingError
+from vathos.errors import CheckpointError, ConfigError, TrainingError
 from vathos.trainer.checkpoint import (
     MODEL_CHECKPOINT,
     TRAIN_CHECKPOINT,
@@ -373,10 +373,21 @@ class BaseTrainer(ABC):
         return f"{kept}lower the learning rate, or look at that batch"
 
     def open_log(self) -> None:
-        """Open the record, where the run stands now; it is closed when training ends."""
-        if self._log is None:
-            folders = self.config.run_folder, self.config.log_folder
+        """Open the record, where the run stands now; it is closed when training ends.
+
+        Raises `ConfigError` if its folder cannot be written.
+        """
+        if self._log is not None:
+            return
+        folders = self.config.run_folder, self.config.log_folder
+        try:
             self._log = RunLog(*folders, self.state.epoch, self.state.step)
+        except OSError as error:
+            key = "chkpt_dir" if self.config.log_dir is None else "log_dir"
+            raise ConfigError(
+                f"{key}: the training record cannot be written in {folders[1]} "
+                f"({error.strerror or error}); name another place"
+            ) from error
 
     @property
     def _record(self) -> RunLog:
