@@ -151,6 +151,70 @@ def test_a_run_from_a_dict_with_a_relative_path_goes_on(
     assert relative["model_init"] == "nowhere.pt"
 
 
+HOLDER = """
+import sys, time
+from pathlib import Path
+from vathos.runner.lock import RunLock
+RunLock().take(Path(sys.argv[1]))
+print("held", flush=True)
+time.sleep(60)
+"""
+
+
+def test_a_second_process_is_kept_out_of_a_run_folder_until_the_first_ends(
+    config: dict[str, Any], tmp_path: Path
+) -> None:
+    folder = tmp_path / "checkpoints" / "run"
+    command = [sys.executable, "-c", HOLDER, str(folder)]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == b"held\n"
+        with pytest.raises(ConfigError, match=f"{folder} is being trained in by process") as caught:
+            Runner(config, fresh=True).setup_train()
+        assert str(holder.pid) in str(caught.value)
+        assert {path.name for path in folder.iterdir()} == {"lock"}
+        holder.kill()
+        holder.wait()
+        Runner(config).start_train()
+
+
+def others_can_lock(folder: Path) -> bool:
+    code = HOLDER.replace("time.sleep(60)", "")
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    command = [sys.executable, "-c", code, str(folder)]
+    done = subprocess.run(command, capture_output=True, env=environment, check=False)
+    return done.returncode == 0
+
+
+def test_the_lock_is_held_from_setup_to_the_end_or_to_a_failure(
+    config: dict[str, Any], tmp_path: Path
+) -> None:
+    folder = tmp_path / "checkpoints" / "run"
+    with pytest.raises(ConfigError):
+        Runner(changed(config, seg_loss="none")).setup_train()
+    assert others_can_lock(folder)
+    first, second = Runner(config), Runner(config)
+    first.setup_train()
+    second.setup_train()
+    second.start_train()
+    assert not others_can_lock(folder)
+    first.start_train()
+    assert others_can_lock(folder)
+
+
+@pytest.mark.parametrize("key", ["log_dir", "chkpt_dir"])
+def test_a_folder_that_cannot_be_written_is_named_with_its_key_before_training(
+    config: dict[str, Any], tmp_path: Path, key: str
+) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    for place in (file, Path("/proc/x")):
+        with pytest.raises(ConfigError, match=f"{place}/run") as caught:
+            Runner(changed(config, **{key: str(place)})).setup_train()
+        assert key in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
@@ -198,7 +262,7 @@ def test_the_configurations_that_come_with_the_project_are_valid() -> None:
     paths = list(CONFIGS.glob("*.yaml"))
     assert paths
     for path in paths:
-        assert load_config(str(path))["dataset"]["root"] == str(CONFIGS / ".." / "data")
+        assert Path(load_config(str(path))["dataset"]["root"]).is_absolute()
 
 
 def test_importing_the_package_does_not_load_torch() -> None:

@@ -2,6 +2,7 @@
 
 The one rule: a run folder belongs to one configuration, one split and one set of archives. Starting
 it again continues it; if anything that decides the result has changed, it refuses and names what.
+From `setup_train` to the end of training no other process may train in it.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from vathos.data_loader.split import Split, split_by_background, thin
 from vathos.errors import ConfigError, DataError
 from vathos.model import loss as losses
 from vathos.model.resunet import SIZE_MULTIPLE
+from vathos.runner.lock import RunLock
 from vathos.trainer import GPUTrainer
 from vathos.trainer.checkpoint import (
     MODEL_CHECKPOINT,
@@ -86,6 +88,7 @@ class Runner:
         self.on_progress = on_progress
         self.fresh = fresh
         self.trainer: BaseTrainer | None = None
+        self._lock = RunLock()
 
     @property
     def run_folder(self) -> Path:
@@ -93,10 +96,21 @@ class Runner:
         return self.config.run_folder
 
     def setup_train(self) -> None:
-        """Open the archives, split them, build model, losses, optimiser and trainer."""
+        """Open the archives, split them, build model, losses, optimiser, trainer and record.
+
+        The run folder is locked from here to the end of `start_train`, or of the process.
+        """
+        try:
+            self._setup_train()
+        except BaseException:
+            self._lock.release()
+            raise
+
+    def _setup_train(self) -> None:
+        self.dataset = self._open_dataset()
+        self._lock.take(self.run_folder)  # after the data: a wrong path there leaves no folder
         if not self.fresh:
             self._check_config()
-        self.dataset = self._open_dataset()
         self.split = self._agree_on_split()
         self.train_rows, self.test_rows = self._rows()
         torch.manual_seed(self.config.seed)
@@ -116,6 +130,7 @@ class Runner:
             load_checkpoint(checkpoint) if checkpoint.exists() else None,
             self.on_progress,
         )
+        self.trainer.open_log()
         self._write_record()
 
     def start_train(self) -> dict[str, float]:
@@ -123,7 +138,11 @@ class Runner:
         if self.trainer is None:
             self.setup_train()
         assert self.trainer is not None
-        return self.trainer.start_train()
+        self._lock.take(self.run_folder)
+        try:
+            return self.trainer.start_train()
+        finally:
+            self._lock.release()
 
     def _open_dataset(self) -> Any:
         section = self.config.dataset
