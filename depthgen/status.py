@@ -14,6 +14,7 @@ from depthgen.archive import Archive, ArchiveError, files_of
 from depthgen.archive.format import LOCAL, LOCAL_SIGNATURE, decode_name
 from depthgen.errors import StageError
 from depthgen.lock import holder
+from depthgen.retype import command, retype
 from depthgen.stage import Manifest
 from depthgen.workspace import Workspace, parse_member, parse_picture
 
@@ -23,15 +24,14 @@ if TYPE_CHECKING:
 State = Literal["missing", "unfinished", "done", "stale", "damaged"]
 
 _TAIL_BYTES = 4 << 20
-# In the order of the chain: stage, its archives, the command that runs it.
+# In the order of the chain: stage, its archives.
 _CHAIN = (
-    ("mask", ("fg", "fg_mask"), "mask"),
-    ("crop", ("bg",), "crop"),
-    ("composite", ("fg_bg", "fg_bg_mask"), "composite"),
-    ("depthmap", ("depth_fg_bg",), "depthmap"),
-    ("stats", (), "stats"),
+    ("mask", ("fg", "fg_mask")),
+    ("crop", ("bg",)),
+    ("composite", ("fg_bg", "fg_bg_mask")),
+    ("depthmap", ("depth_fg_bg",)),
+    ("stats", ()),
 )
-_RENDER = "depthgen render"
 _CONFIG = Path("configs/small.yaml")
 # What is made of the pictures in sources: stage, kind.
 _TAKES = {"mask": "fg", "crop": "bg"}
@@ -77,7 +77,10 @@ class WorkspaceStatus:
             lines.append(f"  {'train':24} {'runs':10} {', '.join(self.runs)}")
         if self.lock:
             lines.append(f"in use by {self.lock}")
-        more = f", or `{_RENDER}`" if "crawl" in self.next_command else ""
+        more = ""
+        # Rendered rooms would give no depth to the backgrounds that are there.
+        if self.next_command.endswith("--from DIR"):
+            more = f", or `{command(Path(self.root))} render`"
         if "CONFIG" in self.next_command:
             more = ' (see the manual, "Training")'
         lines.append(f"next: `{self.next_command}`{more}")
@@ -97,7 +100,7 @@ def status(workspace: Workspace) -> WorkspaceStatus:
         if runs.is_dir()
         else (),
         lock=_lock(workspace.lock),
-        next_command=_next(sources, stages),
+        next_command=_next(workspace, sources, stages),
     )
 
 
@@ -137,8 +140,8 @@ def _with_news(stage: StageStatus, sources: Mapping[str, int]) -> StageStatus:
 def _stages(workspace: Workspace) -> list[StageStatus]:
     """The stages of the chain, and others that have left a manifest."""
     digests: dict[str, str | None] = {}
-    chain = [_stage(workspace, name, archives, digests) for name, archives, _ in _CHAIN]
-    known = {name for name, _, _ in _CHAIN}
+    chain = [_stage(workspace, name, archives, digests) for name, archives in _CHAIN]
+    known = {name for name, _ in _CHAIN}
     others = sorted(
         path.stem
         for path in workspace.manifest("any").parent.glob("*.json")
@@ -168,15 +171,24 @@ def _stage(
         return StageStatus(name, "missing")
     state: State = "done" if manifest.state == "done" else "unfinished"
     note = ""
-    gone = [each for each in archives if not _is_there(workspace, each)]
+    # crop makes depth only where every background has one.
+    archives += ("bg_depth",) if name == "crop" and "bg_depth" in manifest.counts else ()
+    gone = [f"{each}.zip" for each in archives if not _is_there(workspace, each)]
+    if name == "stats" and not workspace.stats.exists():
+        gone.append(workspace.stats.name)
+    broken = [
+        f"{each}.zip" for each in archives if _digest(workspace, f"{each}.zip", digests) is None
+    ]
     changed = [
         read
         for read, digest in manifest.reads.items()
         if read.endswith(".zip") and _digest(workspace, read, digests) not in (None, digest)
     ]
     if state == "done" and gone:
-        state, note = "unfinished", f"{', '.join(gone)}.zip is gone"
-    if changed:
+        state, note = "unfinished", f"{', '.join(gone)} is gone"
+    elif state == "done" and broken:
+        state, note = "damaged", f"{', '.join(broken)} cannot be read"
+    elif changed:
         state, note = "stale", f"{', '.join(changed)} has changed since"
     return StageStatus(
         stage=name,
@@ -269,16 +281,38 @@ def _lock(path: Path) -> str:
     return f"process {found[0]} on {found[1]}" if found else ""
 
 
-def _next(sources: dict[str, int], stages: tuple[StageStatus, ...]) -> str:
-    """The first command of the chain that is not done."""
-    states = {each.stage: each.state for each in stages}
-    for stage, _, command in _CHAIN:
+def _next(workspace: Workspace, sources: Mapping[str, int], stages: tuple[StageStatus, ...]) -> str:
+    """The first command of the chain that is not done, with the options it was begun with."""
+    root, by_name = workspace.root, {each.stage: each for each in stages}
+    crawl = f"{command(root)} crawl --source folder"
+    if "done" not in (by_name["mask"].state, by_name["crop"].state):
+        for each in stages:
+            if each.state == "unfinished" and each.stage.startswith(("crawl", "render")):
+                return retype(root, each.stage, each.settings)
+    for stage, _ in _CHAIN:
+        now = by_name[stage]
+        if now.state == "done":
+            continue
         kind = _TAKES.get(stage)
-        if kind and not sources[kind] and states[stage] != "done":
-            return f"depthgen crawl --source folder --kind {kind} --from DIR"
+        if kind and not sources[kind]:
+            return f"{crawl} --kind {kind} --from DIR"
+        if stage == "depthmap" and not _has_depth(workspace, by_name["crop"]):
+            return f"{crawl} --kind bg --from DIR --depth DIR"
         # stats measures what has changed without being told to.
-        if states[stage] == "stale" and stage != "stats":
-            return f"depthgen {command} --overwrite"
-        if states[stage] != "done":
-            return f"depthgen {command}"
-    return f"depthgen train {_CONFIG if _CONFIG.is_file() else 'CONFIG.yaml'}"
+        anew = now.state in ("stale", "damaged") and stage != "stats"
+        settings = now.settings
+        all_there_are = by_name["crop"].counts.get("bg"), by_name["mask"].counts.get("fg")
+        if stage == "composite" and (anew or _uses(settings) == all_there_are):
+            # Made anew, it takes the pictures in that have come since.
+            settings = {name: each for name, each in settings.items() if name not in ("bg", "fg")}
+        return retype(root, stage, settings, anew)
+    return f"{command(root)} train {_CONFIG if _CONFIG.is_file() else 'CONFIG.yaml'}"
+
+
+def _has_depth(workspace: Workspace, crop: StageStatus) -> bool:
+    """Whether there is depth to label with: from crop, or put there by a person."""
+    return "bg_depth" in crop.counts or _is_there(workspace, "bg_depth")
+
+
+def _uses(settings: Mapping[str, Any]) -> tuple[Any, Any]:
+    return settings.get("bg"), settings.get("fg")

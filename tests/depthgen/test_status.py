@@ -6,18 +6,20 @@ import json
 import os
 import subprocess
 import sys
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 
 from depthgen.archive import Archive, ArchiveWriter, shard_path
+from depthgen.composite import CompositeOptions
 from depthgen.lock import hold_lock
+from depthgen.prepare.crop import CropOptions
+from depthgen.retype import retype
+from depthgen.sources.crawl import CrawlOptions
+from depthgen.sources.studio import RenderOptions
 from depthgen.stage import Manifest
 from depthgen.status import last_number, status
 from depthgen.workspace import Member, Workspace, sample_member
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 @pytest.fixture
@@ -46,21 +48,28 @@ def state(workspace: Workspace, stage: str) -> str:
     return next(each.state for each in status(workspace).stages if each.stage == stage)
 
 
+def typed(workspace: Workspace, command: str) -> str:
+    return f"depthgen -w {workspace.root} {command}"
+
+
 def test_the_next_command_walks_along_the_chain(workspace: Workspace) -> None:
-    assert "depthgen crawl --source folder --kind fg" in status(workspace).next_command
+    assert " crawl --source folder --kind fg" in status(workspace).next_command
     put_sources(workspace)
     steps = {
         "mask": ("fg", "fg_mask"),
-        "crop": ("bg",),
+        "crop": ("bg", "bg_depth"),
         "composite": ("fg_bg", "fg_bg_mask"),
         "depthmap": ("depth_fg_bg",),
         "stats": (),
     }
     for stage, archives in steps.items():
-        assert status(workspace).next_command == f"depthgen {stage}"
+        assert status(workspace).next_command == typed(workspace, stage)
         finish(workspace, stage, *archives)
+        if stage == "stats":
+            assert state(workspace, stage) == "unfinished"
+            workspace.stats.write_bytes(b"{}")
         assert state(workspace, stage) == "done"
-    assert status(workspace).next_command.startswith("depthgen train ")
+    assert status(workspace).next_command.startswith(typed(workspace, "train "))
 
 
 def test_the_last_command_names_a_configuration_only_if_there_is_one(
@@ -69,15 +78,17 @@ def test_the_last_command_names_a_configuration_only_if_there_is_one(
     put_sources(workspace)
     for stage in ("mask", "crop", "composite", "depthmap", "stats"):
         finish(workspace, stage)
+    workspace.stats.write_bytes(b"{}")
     for archive in ("fg", "fg_mask", "bg", "fg_bg", "fg_bg_mask", "depth_fg_bg"):
         with ArchiveWriter(workspace.archive(archive)) as writer:
             writer.add("x", b"")
     monkeypatch.chdir(workspace.root)
-    assert status(workspace).next_command == "depthgen train CONFIG.yaml"
+    assert status(workspace).next_command == typed(workspace, "train CONFIG.yaml")
+    assert status(Workspace("data")).next_command.startswith("depthgen crawl ")
     assert 'see the manual, "Training"' in status(workspace).text()
     (workspace.root / "configs").mkdir()
     (workspace.root / "configs" / "small.yaml").write_bytes(b"")
-    assert status(workspace).next_command == "depthgen train configs/small.yaml"
+    assert status(workspace).next_command == typed(workspace, "train configs/small.yaml")
     assert "manual" not in status(workspace).text()
 
 
@@ -93,14 +104,85 @@ def test_pictures_that_came_after_a_stage_make_it_stale(workspace: Workspace) ->
     (workspace.sources("bg") / "bg_002.old").mkdir()
     assert status(workspace).sources["bg"] == 2
     assert "1 new picture" in status(workspace).text()
-    assert status(workspace).next_command == "depthgen crop --overwrite"
+    assert status(workspace).next_command == typed(workspace, "crop --size 8 --overwrite")
     (workspace.sources("fg") / "fg_001.png").write_bytes(b"")
     (workspace.sources("fg") / "fg_002.png").write_bytes(b"")
     assert "2 new pictures" in status(workspace).text()
-    assert status(workspace).next_command == "depthgen mask --overwrite"
+    assert status(workspace).next_command == typed(workspace, "mask --overwrite")
     for path in workspace.sources("fg").iterdir():
         path.unlink()
     assert state(workspace, "mask") == "done"
+
+
+def test_a_stage_that_was_stopped_is_typed_again_with_its_options(workspace: Workspace) -> None:
+    put_sources(workspace)
+    wanted = {"bg": 9, "fg": 100, "size": 64, "seed": 0}
+    Manifest("render", wanted, {}).write(workspace.manifest("render"))
+    assert status(workspace).next_command == typed(workspace, "render --bg 9 --size 64")
+    Manifest("render", wanted, {}, "done").write(workspace.manifest("render"))
+    crawl = {"source": "folder", "kind": "bg", "origin": "my rooms", "count": 3, "dedupe": True}
+    Manifest("crawl_bg", crawl, {}).write(workspace.manifest("crawl_bg"))
+    told = "crawl --source folder --kind bg --from 'my rooms' --count 3 --dedupe"
+    assert status(workspace).next_command == typed(workspace, told)
+    finish(workspace, "mask", "fg", "fg_mask")
+    finish(workspace, "crop", "bg")
+    for stage, kind in (("mask", "fg"), ("crop", "bg")):
+        record = json.loads(workspace.manifest(stage).read_text()) | {"counts": {kind: 1}}
+        workspace.manifest(stage).write_text(json.dumps(record))
+    made = {"bg": 1, "fg": 1, "placements": 3, "flip": False, "scale": [0.5, 0.5], "seed": 7}
+    options = "--placements 3 --no-flip --scale 0.5 0.5 --seed 7"
+    Manifest("composite", made, {}).write(workspace.manifest("composite"))
+    assert status(workspace).next_command == typed(workspace, f"composite {options}")
+    Manifest("composite", made | {"fg": 2}, {}).write(workspace.manifest("composite"))
+    told = f"composite --bg 1 --fg 2 {options}"
+    assert status(workspace).next_command == typed(workspace, told)
+    Manifest("composite", made | {"fg": 2}, {"bg.zip": ""}).write(workspace.manifest("composite"))
+    told = f"composite {options} --overwrite"
+    assert status(workspace).next_command == typed(workspace, told)
+
+
+def test_every_option_of_a_manifest_can_be_typed_again() -> None:
+    options = {
+        "render": RenderOptions(),
+        "crop": CropOptions(),
+        "composite": CompositeOptions(),
+        "crawl": CrawlOptions(source="folder", origin=Path("x")),
+    }
+    for stage, values in options.items():
+        settings = {**vars(values), "source": "", "kind": "", "origin": None}
+        said = retype(Path("data"), stage, json.loads(json.dumps(settings)))
+        assert said == f"depthgen {stage}"
+
+
+def test_backgrounds_without_depth_need_it_before_labels(workspace: Workspace) -> None:
+    put_sources(workspace)
+    finish(workspace, "mask", "fg", "fg_mask")
+    finish(workspace, "crop", "bg")
+    finish(workspace, "composite", "fg_bg", "fg_bg_mask")
+    told = "crawl --source folder --kind bg --from DIR --depth DIR"
+    assert status(workspace).next_command == typed(workspace, told)
+    assert "render" not in status(workspace).text()
+    with ArchiveWriter(workspace.archive("bg_depth")) as writer:
+        writer.add("x", b"")
+    assert status(workspace).next_command == typed(workspace, "depthmap")
+
+
+def test_an_archive_that_cannot_be_read_is_made_anew(workspace: Workspace) -> None:
+    put_sources(workspace)
+    finish(workspace, "mask", "fg", "fg_mask")
+    workspace.archive("fg_mask").write_bytes(b"")
+    assert state(workspace, "mask") == "damaged"
+    assert "fg_mask.zip cannot be read" in status(workspace).text()
+    assert status(workspace).next_command == typed(workspace, "mask --overwrite")
+
+
+def test_lost_depth_is_told(workspace: Workspace) -> None:
+    finish(workspace, "crop", "bg", "bg_depth")
+    record = json.loads(workspace.manifest("crop").read_text())
+    workspace.manifest("crop").write_text(json.dumps(record | {"counts": {"bg_depth": 1}}))
+    assert state(workspace, "crop") == "done"
+    workspace.archive("bg_depth").unlink()
+    assert "bg_depth.zip is gone" in status(workspace).text()
 
 
 def test_depth_that_came_after_crop_makes_it_stale(workspace: Workspace) -> None:
@@ -167,7 +249,7 @@ def test_a_stage_whose_input_changed_is_stale(workspace: Workspace) -> None:
     assert state(workspace, "composite") == "done"
     finish(workspace, "composite", bg="0" * 64)
     assert state(workspace, "composite") == "stale"
-    assert status(workspace).next_command == "depthgen composite --overwrite"
+    assert status(workspace).next_command == typed(workspace, "composite --overwrite")
 
 
 def test_a_lost_archive_and_a_damaged_manifest_are_told(workspace: Workspace) -> None:

@@ -1,0 +1,75 @@
+"""The command that a stage was run with, as its manifest tells.
+
+The one rule: typed as it is given here, a command is not refused for other options than before.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+# What is typed for one value of a manifest.
+_Typed = Callable[[Any], list[str]]
+
+
+def _option(name: str) -> _Typed:
+    return lambda value: [f"--{name}", *map(str, value if isinstance(value, list) else [value])]
+
+
+def _switch(name: str) -> _Typed:
+    return lambda _: [f"--{name}"]
+
+
+# Of each stage: setting, what the command line takes where nothing is typed, what is typed else.
+_OPTIONS: Mapping[str, Mapping[str, tuple[Any, _Typed]]] = {
+    "crawl": {
+        "source": ("", _option("source")),
+        "kind": ("", _option("kind")),
+        "origin": (None, _option("from")),
+        "depth_origin": (None, _option("depth")),
+        "count": (None, _option("count")),
+        "min_size": (32, _option("min-size")),
+        "dedupe": (False, _switch("dedupe")),
+    },
+    "render": {
+        "bg": (100, _option("bg")),
+        "fg": (100, _option("fg")),
+        "size": (192, _option("size")),
+        "seed": (0, _option("seed")),
+    },
+    "crop": {"size": (192, _option("size")), "quality": (90, _option("quality"))},
+    "composite": {
+        "bg": (None, _option("bg")),
+        "fg": (None, _option("fg")),
+        "placements": (20, _option("placements")),
+        "flip": (True, _switch("no-flip")),
+        "scale": ([0.25, 0.55], _option("scale")),
+        "quality": (90, _option("quality")),
+        "mask_format": ("png", _option("mask-format")),
+        "seed": (0, _option("seed")),
+        "shards": (1, _option("shards")),
+    },
+    "depthmap": {"bits": (8, _option("bits"))},
+}
+
+
+def command(root: Path) -> str:
+    """`depthgen`, and the workspace if it is not the default one."""
+    return "depthgen" if str(root) == "data" else f"depthgen -w {shlex.quote(str(root))}"
+
+
+def retype(root: Path, stage: str, settings: Mapping[str, Any], overwrite: bool = False) -> str:
+    """The command that runs a stage with these settings; defaults are left out."""
+    name = stage.split("_")[0]
+    words = []
+    for setting, (default, typed) in _OPTIONS.get(name, {}).items():
+        value = settings.get(setting, default)
+        if value != default:
+            words += typed(value)
+    if overwrite:
+        words.append("--overwrite")
+    return " ".join((command(root), name, *map(shlex.quote, words)))
