@@ -18,7 +18,7 @@ from vathos.errors import CheckpointError, ConfigError, TrainingError
 from vathos.model import loss as L
 from vathos.trainer import GPUTrainer, Progress
 from vathos.trainer.base_trainer import optimizer_to, scheduler_to
-from vathos.trainer.checkpoint import load_checkpoint
+from vathos.trainer.checkpoint import load_checkpoint, save_checkpoint
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -319,6 +319,12 @@ def test_a_half_written_checkpoint_or_one_of_another_model_is_refused(
         load_checkpoint(path)
     with pytest.raises(CheckpointError, match="does not exist"):
         load_checkpoint(tmp_path / "nothing.pt")
+
+
+def test_a_checkpoint_below_a_file_is_refused_in_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(CheckpointError, match="cannot be written"):
+        save_checkpoint({}, tmp_path / "file" / "run" / "train_checkpoint.pt")
 
 
 def test_tensorboard_has_the_tags_of_the_original(

@@ -62,7 +62,8 @@ def write_atomic(path: Path, write: Callable[[IO[bytes]], object]) -> None:
         beside.replace(path)
         _sync_folder(path.parent)
     except (OSError, RuntimeError) as error:
-        beside.unlink(missing_ok=True)
+        with suppress(OSError):  # the folder may be no folder at all
+            beside.unlink(missing_ok=True)
         raise CheckpointError(
             f"{path} cannot be written ({error}); make room or choose another chkpt_dir, and start "
             f"the run again"
