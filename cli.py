@@ -88,7 +88,11 @@ def main(session: Session, /, workspace: Path, quiet: bool, debug: bool) -> None
 )
 @click.option("--depth", "depth_origin", type=click.Path(path_type=Path), help="Their depth maps.")
 @click.option("--count", type=int, help="How many to have.  [default: all there are]")
-@click.option("--min-size", type=int, help="Least smallest side, in pixels.  [default: 32]")
+@click.option(
+    "--min-size",
+    type=int,
+    help="Refuse pictures with a side below this many pixels.  [default: 32]",
+)
 @click.option("--dedupe", is_flag=True, help="Refuse exact duplicates instead of noting them.")
 @click.pass_obj
 def crawl(session: Session, /, **options: Any) -> None:
@@ -198,7 +202,7 @@ def composite(session: Session, /, dry_run: bool, **options: Any) -> None:
         expected = stage.forecast(session.workspace, given)
         click.echo(
             f"{expected.samples:,} composites and as many masks, about "
-            f"{expected.nbytes / 1e9:.2f} GB, in about {duration(expected.seconds)}"
+            f"{expected.nbytes / 1e9:.2f} GB, in about {duration(max(1, expected.seconds))}"
         )
         return
     session.report(stage.run(session.workspace, given, session.progress("composite")))

@@ -43,7 +43,7 @@ QUALITY, MASK_QUALITY = 90, 30
 
 def make_workspace(root: Path) -> Workspace:
     workspace = Workspace(root)
-    studio.run(workspace, studio.RenderOptions(bg=20, fg=20))
+    studio.run(workspace, studio.RenderOptions())
     mask.run(workspace, mask.MaskOptions())
     crop.run(workspace, crop.CropOptions())
     return workspace

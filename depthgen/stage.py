@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
-from depthgen.archive import Archive
+from depthgen.archive import Archive, ArchiveError
 from depthgen.errors import StageError
 from depthgen.files import write_atomically
 from depthgen.lock import hold_lock
@@ -153,7 +153,7 @@ def open_stage(
             earlier = wanted
         else:
             _refuse_differences(earlier, wanted, path)
-            if earlier.state == "done" and not all(output.exists() for output in outputs):
+            if earlier.state == "done" and not _all_there(wanted.stage, outputs):
                 earlier.state = "running"
             if earlier.state == "running":
                 _note_versions(earlier, wanted.versions)
@@ -183,6 +183,19 @@ def _delete(paths: Sequence[Path]) -> None:
             path.unlink(missing_ok=True)
         except OSError as error:
             raise StageError(f"cannot delete {path}: {error.strerror}") from error
+
+
+def _all_there(stage: str, outputs: Sequence[Path]) -> bool:
+    """Whether every output exists. Raises `StageError` for an archive that no longer opens."""
+    for output in outputs:
+        if output.suffix == ".zip" and output.exists():
+            try:
+                Archive(output).close()
+            except ArchiveError as error:
+                raise StageError(
+                    f"{error}; `{stage}` had finished it, make it anew with --overwrite"
+                ) from error
+    return all(output.exists() for output in outputs)
 
 
 def _refuse_strangers(stage: str, outputs: Sequence[Path]) -> None:

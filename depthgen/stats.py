@@ -385,7 +385,7 @@ def draw(stats: Mapping[str, ArchiveStats]) -> bytes:
         means = ", ".join(f"{value:.4f}" for value in each.mean)
         axis.set_title(f"{name}: {each.pictures} pictures, mean {means}", fontsize=9, loc="left")
         axis.set_yscale("log")
-        axis.set_xlim(0, 1)
+        axis.set_xlim(-0.02, 1.02)  # the bars of a mask lie at the very ends
         axis.set_ylabel("share of pixels", fontsize=8)
     axes[-1].set_xlabel("value")
     stream = io.BytesIO()

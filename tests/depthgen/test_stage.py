@@ -45,7 +45,9 @@ def run(
         if stage.done:
             return True
         assert json.loads(workspace.manifest("make").read_text())["state"] == "running"
-        output.write_bytes(b"made")
+        output.unlink(missing_ok=True)
+        with ArchiveWriter(output) as writer:
+            writer.add("made", b"")
         if finish:
             stage.finish({"samples": 3}, ["a note"], quantity="depth")
     return False
@@ -78,6 +80,17 @@ def test_a_finished_stage_whose_output_is_gone_runs_again(workspace: Workspace) 
     run(workspace)
     workspace.archive("a").unlink()
     assert not run(workspace)
+
+
+@pytest.mark.parametrize("broken", [b"", b"no archive"])
+def test_a_finished_archive_that_no_longer_opens_is_named(
+    workspace: Workspace, broken: bytes
+) -> None:
+    run(workspace)
+    workspace.archive("a").write_bytes(broken)
+    with pytest.raises(StageError, match=r"a\.zip.*make it anew with --overwrite"):
+        run(workspace)
+    assert not run(workspace, overwrite=True)
 
 
 @pytest.mark.parametrize("finish", [True, False])
