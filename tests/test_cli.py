@@ -236,7 +236,7 @@ def test_the_chain_from_a_folder_to_stats(depthgen: Callable[..., Run], tmp_path
         assert (result.returncode, result.stderr) == (0, ""), arguments
     with zipfile.ZipFile(tmp_path / "W" / "depth_fg_bg.zip") as labels:
         assert len(labels.namelist()) == 2 * 2 * 2 * 2 + 1
-    assert "depthgen train" in depthgen("status").stdout
+    assert "train CONFIG.yaml" in depthgen("status").stdout
     assert json.loads(depthgen("stats", "--json").stdout)
     assert json.loads(depthgen("verify", "--json").stdout)["ok"] is True
 
