@@ -165,7 +165,9 @@ class Runner:
                 kept = Split.from_json(record["split"])
                 before = record["archives"]
             except (OSError, ValueError, KeyError, TypeError) as error:
-                raise DataError(f"{path} cannot be read; start the run anew") from error
+                raise DataError(
+                    f"{path} cannot be read; start the run anew with --fresh"
+                ) from error
             changed = [
                 stem
                 for stem, digest in self.dataset.digests().items()
@@ -174,7 +176,8 @@ class Runner:
             if changed:
                 raise DataError(
                     f"{', '.join(changed)} in {self.config.zip_dir} changed since the run in "
-                    f"{self.run_folder} began; train under another name, or start it anew"
+                    f"{self.run_folder} began; train under another name, or start it anew with "
+                    "--fresh"
                 )
             return kept
         fraction = self.config.dataset.split.test_fraction
@@ -228,7 +231,8 @@ class Runner:
             if key not in FREE_KEYS and before.get(key) != value:
                 raise ConfigError(
                     f"the run in {self.run_folder} was started with {key} {before.get(key)!r}, and "
-                    f"it is now {value!r}; change it back, choose another name, or start it anew"
+                    f"it is now {value!r}; change it back, choose another name, or start it anew "
+                    "with --fresh"
                 )
 
     def _write_record(self) -> None:

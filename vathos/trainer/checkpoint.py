@@ -98,7 +98,8 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path} does not exist; name a checkpoint of a run") from error
     except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
         raise CheckpointError(
-            f"{path} is not a whole checkpoint; take its _best twin, or start the run anew"
+            f"{path} is not a whole checkpoint; take its _best twin, or start the run anew with "
+            "--fresh"
         ) from error
     if not isinstance(state, dict):
         raise CheckpointError(f"{path} holds no checkpoint; name a checkpoint of a run")

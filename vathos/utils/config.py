@@ -207,7 +207,10 @@ def read_config(
         data = yaml.load(text, _Loader)
         lines: dict[str, int | str] = dict(_key_lines(yaml.compose(text, _Loader)))
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} cannot be read as a configuration: {error}") from error
+        reason = error.strerror if isinstance(error, OSError) else "it is not text"
+        raise ConfigError(
+            f"{path} cannot be read ({reason}); name a configuration file (YAML)"
+        ) from error
     except yaml.YAMLError as error:
         detail = " ".join(str(error).split())
         raise ConfigError(f"{path} is not valid YAML: {detail}") from error
