@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 from zlib import crc32
 
 from depthgen import images
@@ -151,9 +151,3 @@ class _Work:
             data = self.info.encode()
             return [[(DEPTH_INFO_MEMBER, data, crc32(data))]]
         return self.labeller(batch)
-
-
-def label_info(archive: Archive) -> dict[str, Any]:
-    """What the labels of an archive are, as `run` wrote it into it."""
-    info: dict[str, Any] = json.loads(bytes(archive[DEPTH_INFO_MEMBER]))
-    return info

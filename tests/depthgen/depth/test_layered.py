@@ -18,9 +18,8 @@ from depthgen.archive import Archive, ArchiveWriter, shard_path
 from depthgen.depth import DepthmapOptions, run
 from depthgen.depth.layered import backgrounds_with_depth, plane_depth
 from depthgen.depth.quantity import quantise, to_metres
-from depthgen.depth.run import label_info
 from depthgen.errors import OptionsError, StageError
-from depthgen.workspace import Member, Workspace, sample_member
+from depthgen.workspace import DEPTH_INFO_MEMBER, Member, Workspace, sample_member
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -136,7 +135,7 @@ def test_the_archive_says_what_its_numbers_are(tmp_path: Path) -> None:
     workspace = make_workspace(tmp_path)
     run(workspace, DepthmapOptions(workers=1))
     with Archive(workspace.archive("depth_fg_bg")) as archive:
-        info = label_info(archive)
+        info = json.loads(bytes(archive[DEPTH_INFO_MEMBER]))
     assert info == {
         "quantity": "depth_m",
         "scale_m": 10.0,
