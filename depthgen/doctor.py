@@ -15,13 +15,18 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 _CORE = (
+    "beautifulsoup4",
     "click",
+    "icrawler",
+    "imagehash",
+    "lxml",
     "matplotlib",
     "numpy",
     "opencv-python-headless",
     "pillow",
     "pydantic",
     "pyyaml",
+    "requests",
     "simplejpeg",
     "tqdm",
 )
