@@ -1,0 +1,248 @@
+"""DenseDepth (Alhashim & Wonka 2018) in torch: the network that made the original's labels.
+
+The network is built from the weights file, whichever variant that holds, and stands between the
+original's own two filters. The one rule: in float32 a label is what Keras, Pillow and scikit-image
+give with the same weights; folding, layout and precision change how fast it comes, not what.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from depthgen.depth.densedepth_layout import DECODER, ENCODER, Layout, read_densedepth
+from depthgen.depth.estimator import EstimatorError, PrecisionName, QuantityName
+from depthgen.depth.quantity import NEAREST_LABEL
+from depthgen.depth.resample import PillowBicubic, SkimageResize
+from depthgen.depth.weights import digest
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+INPUT_SIZE = (480, 640)
+OUTPUT_SIZE = (240, 320)
+DTYPES: dict[PrecisionName, torch.dtype] = {
+    "float32": torch.float32,
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+}
+_SLOPE = 0.2
+# The network gives 1000 / depth, both in centimetres of the original's ten metres.
+_RANGE = 1000.0
+
+
+class _Arrays:
+    """A trained file's arrays, taken by the name of their layer, and what they become."""
+
+    def __init__(self, arrays: Mapping[str, Tensor], epsilon: float, dtype: torch.dtype) -> None:
+        self.arrays = arrays
+        self.epsilon = epsilon
+        self.dtype = dtype
+
+    def conv(self, name: str, norm: str = "", stride: int = 1) -> _Conv:
+        """A convolution, with the batch normalisation that follows it folded in if one is named."""
+        weight = self.arrays[f"{name}.weight"].double()
+        bias = self.arrays.get(f"{name}.bias", torch.zeros(len(weight))).double()
+        if norm:
+            scale, shift = self._scale_shift(norm)
+            weight, bias = weight * scale.view(-1, 1, 1, 1), bias * scale + shift
+        return _Conv(weight.to(self.dtype), bias.to(self.dtype), stride)
+
+    def norm_relu(self, name: str) -> _NormReLU:
+        return _NormReLU(*self._scale_shift(name))
+
+    def _scale_shift(self, name: str) -> tuple[Tensor, Tensor]:
+        gamma, beta, mean, variance = (
+            self.arrays[f"{name}.{kind}"].double()
+            for kind in ("weight", "bias", "running_mean", "running_var")
+        )
+        scale = gamma / torch.sqrt(variance + self.epsilon)
+        return scale, beta - mean * scale
+
+
+class _Conv(nn.Module):
+    """A convolution that keeps the size, or halves it at stride 2."""
+
+    weight: Tensor
+    bias: Tensor
+
+    def __init__(self, weight: Tensor, bias: Tensor, stride: int) -> None:
+        super().__init__()
+        self.register_buffer("weight", weight.contiguous(memory_format=torch.channels_last))
+        self.register_buffer("bias", bias)
+        self.stride = stride
+        self.padding = weight.shape[-1] // 2
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv2d(x, self.weight, self.bias, self.stride, self.padding)
+
+
+class _NormReLU(nn.Module):
+    """relu(scale · x + shift) by channel. Its numbers stay float32 whatever x is."""
+
+    scale: Tensor
+    shift: Tensor
+    zero: Tensor
+    one: Tensor
+
+    def __init__(self, scale: Tensor, shift: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("scale", scale.float())
+        self.register_buffer("shift", shift.float())
+        self.register_buffer("zero", torch.zeros(len(scale)))
+        self.register_buffer("one", torch.ones(len(scale)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu_(F.batch_norm(x, self.zero, self.one, self.scale, self.shift, eps=0.0))
+
+
+class _DenseLayer(nn.Module):
+    def __init__(self, arrays: _Arrays, name: str) -> None:
+        super().__init__()
+        self.norm1 = arrays.norm_relu(f"{name}.norm1")
+        self.conv1 = arrays.conv(f"{name}.conv1", norm=f"{name}.norm2")
+        self.conv2 = arrays.conv(f"{name}.conv2")
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([x, self.conv2(F.relu_(self.conv1(self.norm1(x))))], dim=1)
+
+
+class _Transition(nn.Module):
+    def __init__(self, arrays: _Arrays, name: str) -> None:
+        super().__init__()
+        self.norm = arrays.norm_relu(f"{name}.norm")
+        self.conv = arrays.conv(f"{name}.conv")
+
+    def forward(self, x: Tensor) -> Tensor:
+        # A mean over space and a mix of channels commute; this order mixes a quarter as many.
+        return self.conv(F.avg_pool2d(self.norm(x), 2))
+
+
+class _UpBlock(nn.Module):
+    def __init__(self, arrays: _Arrays, name: str, layout: Layout) -> None:
+        super().__init__()
+        self.conv_a = arrays.conv(f"{name}.convA")
+        self.conv_b = arrays.conv(f"{name}.convB")
+        self.leaky_twice = layout.leaky_twice
+        self.align_corners = layout.align_corners
+
+    def forward(self, x: Tensor, skip: Tensor) -> Tensor:
+        x = F.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=self.align_corners)
+        x = self.conv_a(torch.cat([x, skip], dim=1))
+        if self.leaky_twice:
+            x = F.leaky_relu_(x, _SLOPE)
+        return F.leaky_relu_(self.conv_b(x), _SLOPE)
+
+
+class DenseDepth(nn.Module):
+    """The bare network: (N, 3, H, W) RGB in [0, 1] → (N, H / 2, W / 2) float32, 1000 / depth in cm.
+
+    H and W are multiples of 32. There is no ImageNet normalisation.
+    """
+
+    def __init__(self, layout: Layout, arrays: Mapping[str, Tensor], dtype: torch.dtype) -> None:
+        super().__init__()
+        made = _Arrays(arrays, layout.epsilon, dtype)
+        self.stem = made.conv(f"{ENCODER}conv0", norm=f"{ENCODER}norm0", stride=2)
+        self.blocks = nn.ModuleList(
+            nn.Sequential(
+                *(
+                    _DenseLayer(made, f"{ENCODER}denseblock{block}.denselayer{layer}")
+                    for layer in range(1, layers + 1)
+                )
+            )
+            for block, layers in enumerate(layout.blocks, 1)
+        )
+        self.transitions = nn.ModuleList(
+            _Transition(made, f"{ENCODER}transition{block}")
+            for block in range(1, len(layout.blocks))
+        )
+        self.norm = made.norm_relu(f"{ENCODER}norm5")
+        self.conv2 = made.conv(f"{DECODER}conv2")
+        self.ups = nn.ModuleList(
+            _UpBlock(made, f"{DECODER}up{number}", layout)
+            for number in range(1, len(layout.blocks) + 1)
+        )
+        self.conv3 = made.conv(f"{DECODER}conv3")
+        self.dtype = dtype
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        x = F.relu_(self.stem(pictures.to(self.dtype, memory_format=torch.channels_last)))
+        skips = [x]
+        # Padding with −∞ is padding with zero, since nothing here is below it.
+        x = F.max_pool2d(x, 3, stride=2, padding=1)
+        for block, transition in zip(self.blocks, self.transitions, strict=False):
+            skips.append(x)
+            x = transition(block(x))
+        x = self.conv2(self.norm(self.blocks[-1](x)))
+        for up, skip in zip(self.ups, reversed(skips), strict=True):
+            x = up(x, skip)
+        return self.conv3(x).squeeze(1).float()
+
+
+class DenseDepthEstimator:
+    """DenseDepth between the original's filters; an `Estimator`.
+
+    The values are labels already: metres / 10, in [0.01, 1], so `full_scale` is 1. assumed: what
+    the weights file leaves open, in words; empty where it says all.
+    """
+
+    model = "densedepth"
+    quantity: QuantityName = "depth_m"
+    full_scale: float | None = 1.0
+
+    def __init__(
+        self,
+        network: DenseDepth,
+        digest: str,
+        device: torch.device,
+        precision: PrecisionName,
+        assumed: str = "",
+    ) -> None:
+        self.network = network.to(device)
+        self.digest = digest
+        self.device = device
+        self.precision = precision
+        self.assumed = assumed
+        self._filters: dict[tuple[int, int], tuple[PillowBicubic, SkimageResize]] = {}
+
+    @torch.inference_mode()
+    def __call__(self, pictures: Tensor) -> Tensor:
+        """Labels of pictures: (N, H, W, 3) uint8 RGB → (N, H, W) float32 in [0.01, 1].
+
+        Pillow's bicubic to 640 × 480, the network, clip(1000 / out, 10, 1000) / 1000, and
+        scikit-image's `resize` back.
+        """
+        shrink, back = self._filters_for(pictures.shape[1], pictures.shape[2])
+        values = self.network(shrink(pictures).float() / 255.0)
+        return back(torch.clamp(_RANGE / values, NEAREST_LABEL * _RANGE, _RANGE) / _RANGE)
+
+    def _filters_for(self, height: int, width: int) -> tuple[PillowBicubic, SkimageResize]:
+        size = (height, width)
+        if size not in self._filters:
+            self._filters[size] = (
+                PillowBicubic(size, INPUT_SIZE, self.device),
+                SkimageResize(OUTPUT_SIZE, size, self.device),
+            )
+        return self._filters[size]
+
+
+def load_densedepth(
+    path: Path, device: torch.device | str = "cpu", precision: PrecisionName = "float32"
+) -> DenseDepthEstimator:
+    """The estimator of a weights file, Keras HDF5 or a PyTorch checkpoint.
+
+    Raises `WeightsError` where the file cannot be read or holds another network, and
+    `EstimatorError` where the precision is none of `DTYPES`.
+    """
+    if precision not in DTYPES:
+        raise EstimatorError(f"precision {precision} is not one of {', '.join(DTYPES)}")
+    trained = read_densedepth(path)
+    network = DenseDepth(trained.layout, trained.arrays, DTYPES[precision]).eval()
+    return DenseDepthEstimator(
+        network, digest(path), torch.device(device), precision, trained.assumed
+    )

@@ -1,0 +1,138 @@
+"""The original's two filters as pairs of matrices, so that they run where the network runs.
+
+Pillow's bicubic on 8-bit pictures and scikit-image's `resize` are linear along each axis; what is
+not (Pillow's rounding between its passes) is done here as there. The one rule: the first equals
+Pillow bit by bit, the second scikit-image to float32's rounding.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+# Pillow's fixed point: coefficients of 8-bit pictures are integers over 2^22.
+_PILLOW_ONE = 1 << 22
+_BICUBIC_SUPPORT = 2.0
+_BICUBIC_A = -0.5
+_TRUNCATE = 4.0
+
+
+class PillowBicubic:
+    """`Image.resize(…, BICUBIC)` of RGB pictures of one size.
+
+    source, target: (height, width). float64 holds every sum of its fixed point exactly. Columns
+    are resized before rows, as in every Pillow of the original's time; a newer one takes the rows
+    first where they shrink most, which can differ by a grey level.
+    """
+
+    def __init__(
+        self, source: tuple[int, int], target: tuple[int, int], device: torch.device
+    ) -> None:
+        self._down, self._across = (
+            None if before == after else torch.from_numpy(bicubic_matrix(before, after)).to(device)
+            for before, after in zip(source, target, strict=True)
+        )
+
+    def __call__(self, pictures: Tensor) -> Tensor:
+        """(N, H, W, 3) uint8 → (N, 3, h, w) float64, whole numbers in [0, 255]."""
+        x = pictures.permute(0, 3, 1, 2).to(torch.float64, memory_format=torch.contiguous_format)
+        if self._across is not None:
+            x = _round(x @ self._across.T)
+        if self._down is not None:
+            x = _round(self._down @ x)
+        return x
+
+
+def _round(x: Tensor) -> Tensor:
+    return x.add_(0.5).floor_().clamp_(0.0, 255.0)
+
+
+def bicubic_matrix(before: int, after: int) -> NDArray[np.float64]:
+    """(after, before): what a resized row takes from the row, in Pillow's fixed point."""
+    scale = before / after
+    stretch = max(scale, 1.0)
+    support = _BICUBIC_SUPPORT * stretch
+    matrix = np.zeros((after, before))
+    for row in range(after):
+        center = (row + 0.5) * scale
+        low = max(int(center - support + 0.5), 0)
+        high = min(int(center + support + 0.5), before)
+        weights = [_bicubic((x - center + 0.5) * (1.0 / stretch)) for x in range(low, high)]
+        total = sum(weights)
+        for x, weight in enumerate(weights, low):
+            scaled = weight / total * _PILLOW_ONE
+            matrix[row, x] = int(scaled + math.copysign(0.5, scaled)) / _PILLOW_ONE
+    return matrix
+
+
+def _bicubic(x: float) -> float:
+    x = abs(x)
+    if x < 1.0:
+        return ((_BICUBIC_A + 2.0) * x - (_BICUBIC_A + 3.0)) * x * x + 1.0
+    if x < 2.0:
+        return (((x - 5.0) * x + 8.0) * x - 4.0) * _BICUBIC_A
+    return 0.0
+
+
+class SkimageResize:
+    """`skimage.transform.resize(…, order=1, mode="reflect")` of maps of one size.
+
+    source, target: (height, width). An axis that shrinks is smoothed first, as scikit-image does.
+    """
+
+    def __init__(
+        self, source: tuple[int, int], target: tuple[int, int], device: torch.device
+    ) -> None:
+        self._down, self._across = (
+            torch.from_numpy(linear_matrix(before, after)).float().to(device)
+            for before, after in zip(source, target, strict=True)
+        )
+
+    def __call__(self, maps: Tensor) -> Tensor:
+        """(N, H, W) float32 → (N, h, w) float32."""
+        return self._down @ (maps @ self._across.T)
+
+
+def linear_matrix(before: int, after: int) -> NDArray[np.float64]:
+    """(after, before): smoothing and linear interpolation of a row, mirrored at its end pixels.
+
+    The Gaussian has sigma (before / after − 1) / 2 where that is positive, cut off at 4 sigma.
+    """
+    factor = before / after
+    matrix = np.zeros((after, before))
+    rows = np.arange(after)
+    places = (rows + 0.5) * factor - 0.5
+    left = np.floor(places).astype(int)
+    share = places - left
+    np.add.at(matrix, (rows, _mirror(left, before)), 1.0 - share)
+    np.add.at(matrix, (rows, _mirror(left + 1, before)), share)
+    return matrix @ _gaussian_matrix(before, max((factor - 1.0) / 2.0, 0.0))
+
+
+def _gaussian_matrix(size: int, sigma: float) -> NDArray[np.float64]:
+    radius = int(_TRUNCATE * sigma + 0.5)
+    if radius == 0:
+        return np.eye(size)
+    offsets = np.arange(-radius, radius + 1)
+    weights = np.exp(-0.5 * (offsets / sigma) ** 2)
+    weights /= weights.sum()
+    matrix = np.zeros((size, size))
+    rows = np.arange(size)
+    for offset, weight in zip(offsets, weights, strict=True):
+        np.add.at(matrix, (rows, _mirror(rows + offset, size)), weight)
+    return matrix
+
+
+def _mirror(index: NDArray[np.int_], size: int) -> NDArray[np.int_]:
+    """Indices outside [0, size) reflected at the middle of the end pixels."""
+    if size == 1:
+        return np.zeros_like(index)
+    folded = np.abs(index) % (2 * size - 2)
+    return np.minimum(folded, 2 * size - 2 - folded)
