@@ -1,0 +1,25 @@
+"""Libraries that only some networks need.
+
+The one rule: a library of an extra is imported when a network asks for it, and its absence is one
+sentence with the command that installs it.
+"""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+
+from depthgen.depth.estimator import EstimatorError
+
+
+def require(network: str, extra: str, *libraries: str) -> None:
+    """Raise `EstimatorError` if a library that `network` runs on is not installed.
+
+    network: what asks, for the sentence. extra: the extra of this project that brings `libraries`,
+    given by the names they are imported under.
+    """
+    missing = [library for library in libraries if find_spec(library) is None]
+    if missing:
+        raise EstimatorError(
+            f"{network} needs {' and '.join(missing)}, not installed here; type "
+            f"`pip install 'depthgen-vathos[{extra}]'`"
+        )
