@@ -10,6 +10,8 @@ from importlib.util import find_spec
 
 from depthgen.depth.estimator import EstimatorError
 
+_LONGEST_REASON = 200
+
 
 def require(network: str, extra: str, *libraries: str) -> None:
     """Raise `EstimatorError` if a library that `network` runs on is not installed.
@@ -23,3 +25,8 @@ def require(network: str, extra: str, *libraries: str) -> None:
             f"{network} needs {' and '.join(missing)}, not installed here; type "
             f"`pip install 'depthgen-vathos[{extra}]'`"
         )
+
+
+def first_line(error: Exception) -> str:
+    """What an error of such a library says, without the pages that may follow."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:_LONGEST_REASON]

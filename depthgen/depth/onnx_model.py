@@ -25,7 +25,7 @@ import torch
 
 from depthgen.depth.convention import Convention, agree, depth_map
 from depthgen.depth.estimator import EstimatorError
-from depthgen.depth.extras import require
+from depthgen.depth.extras import first_line, require
 from depthgen.depth.weights import digest
 from depthgen.errors import OptionsError
 from depthgen.stage import files_digest
@@ -119,7 +119,7 @@ class OnnxEstimator:
         return np.asarray(result)[:count]
 
     def _failed(self, error: Exception, part: NDArray[Any]) -> Exception:
-        reason = _first_line(error)
+        reason = first_line(error)
         if "alloc" in reason.lower():
             return torch.OutOfMemoryError(reason)  # the pipeline goes on with a smaller batch
         shape = " × ".join(map(str, part.shape))
@@ -198,7 +198,7 @@ def _session(path: Path, device: torch.device) -> Any:
     try:
         return onnxruntime.InferenceSession(path, options, providers=[provider])
     except Exception as error:  # onnxruntime's own kinds have no common root but this
-        raise EstimatorError(f"{path} cannot be loaded: {_first_line(error)}") from error
+        raise EstimatorError(f"{path} cannot be loaded: {first_line(error)}") from error
 
 
 def _input(path: Path, inputs: Sequence[Any], convention: Convention) -> Input:
@@ -287,7 +287,3 @@ _READERS: dict[str, Callable[[str], Any]] = {
     "std": _numbers,
     "output": str,
 }
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

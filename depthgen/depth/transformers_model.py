@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from depthgen.depth.estimator import EstimatorError
-from depthgen.depth.extras import require
+from depthgen.depth.extras import first_line, require
 from depthgen.depth.hub import SETTINGS, fetch, weight_files
 from depthgen.depth.processors import read_processor
 from depthgen.depth.quantity import FAR_M
@@ -162,16 +162,12 @@ def _image_processor(folder: Path) -> Any:
     except Exception as error:  # whatever a broken file makes the library raise
         raise EstimatorError(
             f"{folder} does not say how its network wants its pictures: preprocessor_config.json "
-            f"is missing or not usable ({_first_line(error)})"
+            f"is missing or not usable ({first_line(error)})"
         ) from error
 
 
 def _unreadable(folder: Path, error: Exception) -> EstimatorError:
-    return EstimatorError(f"{folder} cannot be loaded: {_first_line(error)}")
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    return EstimatorError(f"{folder} cannot be loaded: {first_line(error)}")
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -43,7 +44,7 @@ def formula(x: NDArray[Any]) -> NDArray[np.float64]:
 
 def network(
     path: Path,
-    shape: Sequence[int | str] = ("n", 3, "h", "w"),
+    shape: Sequence[Any] = ("n", 3, "h", "w"),
     kind: str = "FLOAT",
     nhwc: bool = False,
     squeezed: bool = False,
@@ -104,7 +105,7 @@ def test_every_layout_gives_what_the_formula_gives(
     tmp_path: Path, squeezed: bool, nhwc: bool, batch: int | str, fixed: bool
 ) -> None:
     sides: list[int | str] = [INPUT, INPUT] if fixed else ["h", "w"]
-    shape = [batch, *sides, 3] if nhwc else [batch, 3, *sides]
+    shape: list[Any] = [batch, *sides, 3] if nhwc else [batch, 3, *sides]
     path = network(tmp_path / "net.onnx", shape, nhwc=nhwc, squeezed=squeezed)
     estimator = load_onnx(path, CPU, RELATIVE | {"size": (INPUT, INPUT)})
     values = estimator(pictures())
@@ -204,7 +205,7 @@ def test_the_convention_of_densedepth_is_inverted_and_clipped(tmp_path: Path) ->
 def test_metadata_that_make_no_sense_are_refused(
     tmp_path: Path, key: str, text: str, words: str
 ) -> None:
-    shape = ["n", 3, INPUT, INPUT]
+    shape: list[Any] = ["n", 3, INPUT, INPUT]
     metadata = {"depthgen.quantity": "depth_m"} | {key: text}
     path = network(tmp_path / "net.onnx", shape, metadata=metadata)
     with pytest.raises((EstimatorError, OptionsError), match=words):
@@ -240,7 +241,7 @@ def test_the_first_output_that_may_be_depth_is_taken_or_the_named_one(tmp_path: 
     from onnx import TensorProto, helper
 
     def info(name: str, channels: int) -> Any:
-        shape = ["n", channels, INPUT, INPUT]
+        shape: list[Any] = ["n", channels, INPUT, INPUT]
         return helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
 
     nodes = [
@@ -321,7 +322,7 @@ def test_a_device_that_is_not_there_is_refused(tmp_path: Path) -> None:
 def test_not_a_number_passes_through_and_results_repeat(tmp_path: Path) -> None:
     from onnx import TensorProto, helper
 
-    shape = ["n", 3, INPUT, INPUT]
+    shape: list[Any] = ["n", 3, INPUT, INPUT]
     nodes = [
         helper.make_node("ReduceMean", ["picture"], ["mean"], axes=[1]),
         helper.make_node("Log", ["mean"], ["depth"]),
@@ -333,3 +334,33 @@ def test_not_a_number_passes_through_and_results_repeat(tmp_path: Path) -> None:
     values = estimator(pictures())
     assert values.isnan().any()
     assert torch.equal(values.nan_to_num(), estimator(pictures()).nan_to_num())
+
+
+class Fails:
+    """A session that cannot run, for a reason of its own."""
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+
+    def run(self, *_: object) -> None:
+        raise RuntimeError(self.reason)
+
+
+def test_too_large_a_batch_is_told_from_a_network_that_fails(tmp_path: Path) -> None:
+    whole = load_onnx(network(tmp_path / "net.onnx"), CPU, RELATIVE)
+    with pytest.raises(torch.OutOfMemoryError):
+        replace(whole, session=Fails("Failed to allocate memory for requested buffer"))(pictures())
+    with pytest.raises(EstimatorError, match="net cannot be run on 3 × 3 × 32 × 32: bad node"):
+        replace(whole, session=Fails("bad node\nand a page of it"))(pictures())
+
+
+def test_a_library_that_is_not_installed_is_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("depthgen.depth.extras.find_spec", lambda name: None)
+    with pytest.raises(EstimatorError) as caught:
+        load_onnx(tmp_path / "net.onnx", CPU, RELATIVE)
+    assert str(caught.value) == (
+        "an ONNX network needs onnx and onnxruntime, not installed here; type "
+        "`pip install 'depthgen-vathos[onnx]'`"
+    )
