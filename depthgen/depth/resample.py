@@ -91,13 +91,14 @@ class SkimageResize:
         self, source: tuple[int, int], target: tuple[int, int], device: torch.device
     ) -> None:
         self._down, self._across = (
-            torch.from_numpy(linear_matrix(before, after)).float().to(device)
+            torch.from_numpy(linear_matrix(before, after)).to(device)
             for before, after in zip(source, target, strict=True)
         )
 
     def __call__(self, maps: Tensor) -> Tensor:
         """(N, H, W) float32 → (N, h, w) float32."""
-        return self._down @ (maps @ self._across.T)
+        # In float64, since float32 sums turn a plateau of 1 into 1 − 6e-8, a grey level less.
+        return (self._down @ (maps.double() @ self._across.T)).float()
 
 
 def linear_matrix(before: int, after: int) -> NDArray[np.float64]:
