@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from depthgen.depth.estimator import EstimatorError
-from depthgen.depth.extras import require
+from depthgen.depth.extras import first_line, require
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -161,7 +161,7 @@ def _checked_id(name: str) -> str:
 def _cached(hub_id: str) -> Path | None:
     """The folder of a whole earlier download, or None."""
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import LocalEntryNotFoundError
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
     found: str | None
     try:
@@ -169,6 +169,10 @@ def _cached(hub_id: str) -> Path | None:
     except LocalEntryNotFoundError as error:
         # A download of what is needed is never the whole repository; newer clients say so.
         found = getattr(error, "snapshot_path", None)
+    except HFValidationError as error:
+        raise EstimatorError(
+            f"{hub_id} cannot be a name on the hub: {first_line(error)}"
+        ) from error
     if found is None:
         return None
     folder = Path(found)

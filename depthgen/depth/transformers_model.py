@@ -63,7 +63,8 @@ class TransformersEstimator:
     def __call__(self, pictures: Tensor) -> Tensor:
         """(N, H, W, 3) uint8 RGB → (N, H, W) float32: metres / 10, or what the network gives."""
         height, width = pictures.shape[1:3]
-        inputs = self.processor.prepare(pictures).to(_DTYPES[self.precision])
+        inputs = self.processor.prepare(pictures)
+        inputs = inputs.to(_DTYPES[self.precision], memory_format=torch.channels_last)
         parts = inputs.split(1 if self.one_by_one else len(inputs))
         predicted = [self.network(pixel_values=part).predicted_depth for part in parts]
         depth = self.processor.restore(torch.cat(predicted).float(), height, width)
@@ -98,7 +99,7 @@ def load_transformers(
         digest=files_digest([*settings, *weights]),
         device=device,
         precision=precision,
-        network=network.to(device, _DTYPES[precision]).eval(),
+        network=network.to(device, _DTYPES[precision], memory_format=torch.channels_last).eval(),
         processor=processor,
         one_by_one=len(getattr(config, "bin_configurations", None) or ()) > 1,
     )
@@ -121,7 +122,7 @@ def quantity_of(config: Any) -> QuantityName:
     return "inverse_depth_relative"
 
 
-def _network(folder: Path) -> tuple[Any, torch.nn.Module]:
+def _network(folder: Path) -> tuple[Any, Any]:
     """(configuration, network), with all the weights that it uses."""
     from transformers import AutoConfig, AutoModelForDepthEstimation
 

@@ -150,6 +150,11 @@ def test_a_name_that_means_nothing_lists_the_choices() -> None:
         fetch("midnight")
 
 
+def test_a_name_that_the_hub_cannot_have_is_refused() -> None:
+    with pytest.raises(EstimatorError, match=r"a\.\./net cannot be a name on the hub"):
+        fetch("a../net")
+
+
 def test_a_folder_of_that_name_is_no_hub_id(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
