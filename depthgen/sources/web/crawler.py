@@ -1,0 +1,181 @@
+"""One crawl: icrawler's pools wired up, started, watched and ended.
+
+The one rule: it ends: when enough pictures stand, when no more can come, or at the deadline,
+whatever the servers do. Threads that do not come back are left behind.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from dataclasses import dataclass, field
+from queue import Empty, Queue
+from typing import TYPE_CHECKING, Any, Literal
+
+from icrawler import Crawler, Parser
+
+from depthgen.sources.screen import NO_CONNECTION
+from depthgen.sources.web.fetch import Fetcher, HostDelays, Rules
+from depthgen.sources.web.ledger import Ledger
+from depthgen.sources.web.pools import (
+    FairQueue,
+    ListFeeder,
+    PageFeeder,
+    PictureDownloader,
+    ResultParser,
+    Shared,
+    Storage,
+    Task,
+)
+from depthgen.sources.web.session import open_session
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from depthgen.sources.candidate import Judged
+    from depthgen.sources.screen import Limits
+    from depthgen.sources.web.search import Engine, Search
+    from depthgen.workspace import Kind
+
+_TICK_S = 0.1
+_PAGE_THREADS = 4
+_PAGE_TIMEOUT_S = 30.0
+_PAGE_BYTES = 16 << 20
+# A page names about this many pictures: enough to have one of each keyword before downloads begin.
+_PICTURES_A_PAGE = 40
+# So many addresses without a connection, and nothing else before them: there is no network.
+_LOST_AT_FIRST = 20
+
+Ending = Literal["enough", "exhausted", "deadline", "no network"]
+
+
+@dataclass(frozen=True)
+class Job:
+    """What to crawl: the searches of an engine, or the tasks of a list.
+
+    limits: of the screening. settled: what was decided about an address before, else None.
+    wanted: how many pictures more, None for all. until: `time.monotonic()` of the end.
+    """
+
+    kind: Kind
+    source: str
+    limits: Limits
+    rules: Rules
+    settled: Callable[[str], str | None]
+    engine: Engine | None = None
+    searches: Sequence[Search] = ()
+    tasks: Sequence[Task] = ()
+    wanted: int | None = None
+    threads: int = 16
+    per_host_delay_s: float = 0.0
+    until: float = field(default=float("inf"))
+
+
+class WebCrawler(Crawler):
+    """Runs one `Job`. `ledger` and `storage` tell afterwards what was seen."""
+
+    def __init__(self, job: Job) -> None:
+        self._job = job
+        self._stop = threading.Event()
+        self.ledger, store = Ledger(), Storage(job.settled)
+        wanted = None if job.wanted is None else threading.Semaphore(job.wanted)
+        self._wanted = wanted
+        self._session = open_session(job.threads, job.rules.allow_private)
+        hosts = HostDelays(job.per_host_delay_s)
+        pages = Rules(
+            _PAGE_TIMEOUT_S, _PAGE_BYTES, job.rules.retries, job.rules.allow_private, True
+        )
+        self._shared = Shared(
+            kind=job.kind,
+            source=job.source,
+            limits=job.limits,
+            fetch=Fetcher(self._session, job.rules, hosts, self._stop),
+            fetch_page=Fetcher(self._session, pages, hosts, self._stop),
+            ledger=self.ledger,
+            storage=store,
+            stop=self._stop,
+            wanted=wanted,
+        )
+        shared: dict[str, Any] = {"shared": self._shared}
+        ahead = max(4 * job.threads, _PICTURES_A_PAGE * len(job.searches))
+        searching = job.engine is not None
+        super().__init__(
+            feeder_cls=PageFeeder if searching else ListFeeder,
+            parser_cls=ResultParser if searching else Parser,
+            downloader_cls=PictureDownloader,
+            parser_threads=_PAGE_THREADS if searching else 0,
+            downloader_threads=job.threads,
+            storage=store,
+            extra_parser_args=shared | {"engine": job.engine, "ahead": ahead} if searching else {},
+            extra_downloader_args=shared,
+        )
+        # icrawler's own queues lose an item that did not fit in at once, and remember all for ever.
+        self.feeder.out_queue = self.parser.in_queue = Queue() if searching else FairQueue()
+        self.parser.out_queue = FairQueue()
+        self.downloader.in_queue = (self.parser if searching else self.feeder).out_queue
+
+    def set_logger(self, log_level: int = logging.INFO) -> None:
+        """Leave the root logger alone; icrawler would take it over."""
+        self.logger = logging.getLogger(__name__)
+
+    def set_session(self, headers: dict[str, str] | None = None) -> None:
+        """Give the pools our own session instead of one that poses as a browser."""
+        self.session = self._session
+
+    def crawl(self, take: Callable[[Judged], bool]) -> Ending:
+        """Run to the end. take: called with each picture; says whether it stands."""
+        job = self._job
+        self.signal.reset()
+        if job.engine is not None:
+            self.feeder.start(engine=job.engine, searches=job.searches)
+        else:
+            self.feeder.start(tasks=job.tasks)
+        self.parser.start()
+        self.downloader.start()
+        try:
+            return self._watch(take)
+        finally:
+            self._stop.set()
+            self.session.close()
+
+    def _watch(self, take: Callable[[Judged], bool]) -> Ending:
+        job, missing, lost, others = self._job, self._job.wanted, 0, 0
+        while missing != 0:
+            if time.monotonic() >= job.until:
+                return "deadline"
+            alive = self._look_after_threads()
+            arrived = self._arrivals()
+            for judged in arrived:
+                stands = take(judged)
+                if missing is not None and stands:
+                    missing -= 1
+                elif self._wanted is not None:
+                    self._wanted.release()
+                lost += judged.verdict.reason == NO_CONNECTION
+                others += judged.verdict.reason != NO_CONNECTION
+            if not others and lost >= _LOST_AT_FIRST:
+                return "no network"
+            if not arrived and not alive:
+                return "exhausted"
+        return "enough"
+
+    def _look_after_threads(self) -> bool:
+        """Tell each pool when the one before it has ended; whether any downloader still works."""
+        feeding = self.feeder.is_alive()
+        parsing = feeding or self.parser.is_alive()
+        self.signal.set(feeder_exited=not feeding, parser_exited=not parsing)
+        return self.downloader.is_alive()
+
+    def _arrivals(self) -> list[Judged]:
+        """What has come since, or after a moment. Raises what a thread has died of."""
+        arrived = self.downloader.give_up_overdue()
+        try:
+            item = self._shared.storage.arrivals.get(timeout=0 if arrived else _TICK_S)
+            while True:
+                if isinstance(item, Exception):
+                    raise item
+                arrived.append(item)
+                item = self._shared.storage.arrivals.get_nowait()
+        except Empty:
+            return arrived

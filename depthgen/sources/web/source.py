@@ -1,0 +1,203 @@
+"""The web as a source of the stage `crawl`: searches, and lists of URLs.
+
+The one rule: what was decided about an address is not asked for again, unless the option that
+decided it has changed or the failure may have passed.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from functools import partial
+from typing import TYPE_CHECKING
+
+from depthgen.errors import OptionsError
+from depthgen.sources.outcome import Outcome, UnreachableError, by_reason, too_few
+from depthgen.sources.screen import OPTED_OUT, PASSING, PRIVATE
+from depthgen.sources.urls import read_urls
+from depthgen.sources.web.crawler import Job, WebCrawler
+from depthgen.sources.web.engines import ENGINES
+from depthgen.sources.web.fetch import Rules
+from depthgen.sources.web.pools import Task
+from depthgen.sources.web.search import LICENSES, Search
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from depthgen.errors import StageError
+    from depthgen.sources.candidate import Judged
+    from depthgen.sources.intake import Intake
+    from depthgen.sources.options import CrawlOptions
+    from depthgen.sources.web.crawler import Ending
+    from depthgen.stage import Progress
+
+# An abandoned thread, the manifest and the end of the process take some time, too.
+_SHARE_OF_DEADLINE, _RESERVE_S = 0.1, 1.0
+
+
+def open_source(
+    options: CrawlOptions, until: float = float("inf")
+) -> Callable[[Intake, Progress], Outcome]:
+    """Look at the options and the list; the result crawls, until `time.monotonic()` is `until`.
+
+    Raises `OptionsError`, `StageError`.
+    """
+    seconds = min(options.seconds, until - time.monotonic())
+    until = time.monotonic() + seconds - min(_RESERVE_S, _SHARE_OF_DEADLINE * seconds)
+    if options.is_search:
+        _check_license(options)
+        return partial(_fill, options, until, ())
+    assert options.origin is not None, "CrawlOptions checks this"
+    listed = Search(options.kind, "")
+    found = read_urls(options.origin, options.url_column)
+    return partial(_fill, options, until, [Task(each, listed) for each in found])
+
+
+def _check_license(options: CrawlOptions) -> None:
+    known = ENGINES[options.source].licenses
+    if not options.license or options.license in known:
+        return
+    if not known:
+        raise OptionsError(f"{options.source} has no licence filter; leave --license out")
+    if options.license not in LICENSES:
+        known = LICENSES
+    raise OptionsError(
+        f"{options.source} has no licence filter {options.license!r}; use --license "
+        f"{' or --license '.join(known)}"
+    )
+
+
+def _fill(
+    options: CrawlOptions, until: float, listed: Sequence[Task], intake: Intake, progress: Progress
+) -> Outcome:
+    overruled = {OPTED_OUT: options.ignore_opt_out, PRIVATE: options.allow_private}
+    settled = partial(
+        intake.settled, overruled=[reason for reason, is_so in overruled.items() if is_so]
+    )
+    before, tasks = _split(listed, settled)
+    stood = intake.standing(options.source, options.searched) if options.is_search else before[""]
+    refused_before = Counter({reason: count for reason, count in before.items() if reason})
+    total = options.wanted or len(listed)
+    progress(min(stood, total), total)
+    missing = None if options.wanted is None else max(0, options.wanted - stood)
+    crawler: WebCrawler | None = None
+    ending: Ending = "enough"
+    if missing != 0 and (tasks or options.is_search):
+        crawler = WebCrawler(_job(options, tasks, missing, until, settled))
+        ending = crawler.crawl(_taker(intake, progress, stood, before.total(), total, options))
+        refused_before += crawler.storage.before
+    elif missing != 0:
+        ending = "exhausted"
+    reasons = intake.reasons + refused_before
+    standing = stood + intake.kept
+    counts = {
+        "found": len(listed) or (crawler.ledger.handed_out if crawler else 0),
+        "fetched": intake.kept + intake.reasons.total(),
+        "added": intake.added,
+        "refused": sum(n for reason, n in intake.reasons.items() if reason not in PASSING),
+        "failed": sum(n for reason, n in intake.reasons.items() if reason in PASSING),
+    }
+    notes = [note for note in (by_reason(intake.reasons), _page_trouble(crawler)) if note]
+    problem = None
+    if standing < (options.wanted or 1) or ending in ("deadline", "no network"):
+        problem = _problem(options, ending, standing, reasons, crawler)
+    return Outcome(counts, tuple(notes), problem)
+
+
+def _split(
+    listed: Sequence[Task], settled: Callable[[str], str | None]
+) -> tuple[Counter[str], list[Task]]:
+    """What was decided before about a list's addresses, and those that are to be fetched."""
+    before: Counter[str] = Counter()
+    tasks = []
+    for task in listed:
+        reason = settled(task.found.url)
+        if reason is None:
+            tasks.append(task)
+        else:
+            before[reason] += 1
+    return before, tasks
+
+
+def _job(
+    options: CrawlOptions,
+    tasks: Sequence[Task],
+    missing: int | None,
+    until: float,
+    settled: Callable[[str], str | None],
+) -> Job:
+    delay_s = options.per_host_delay_s
+    keys = {"license": options.license, "key": options.flickr_key}
+    words = options.searched if options.is_search else ()
+    return Job(
+        kind=options.kind,
+        source=options.source,
+        limits=options.limits,
+        rules=Rules(
+            options.timeout_s,
+            options.limits.max_bytes,
+            options.retries,
+            options.allow_private,
+            options.ignore_opt_out,
+        ),
+        settled=settled,
+        engine=ENGINES[options.source] if options.is_search else None,
+        searches=[Search(options.kind, word, **keys) for word in words],
+        tasks=tasks,
+        wanted=missing,
+        threads=options.threads,
+        per_host_delay_s=(0.2 if options.is_search else 0.0) if delay_s is None else delay_s,
+        until=until,
+    )
+
+
+def _taker(
+    intake: Intake, progress: Progress, stood: int, seen: int, total: int, options: CrawlOptions
+) -> Callable[[Judged], bool]:
+    """Settles what comes in, and tells how far it is: by pictures, or by addresses of a list."""
+
+    def take(judged: Judged) -> bool:
+        stands = intake.settle(judged)
+        tried = intake.kept + intake.reasons.total()
+        progress(min(total, stood + intake.kept if options.wanted else seen + tried), total)
+        return stands
+
+    return take
+
+
+def _page_trouble(crawler: WebCrawler | None) -> str:
+    trouble: Counter[str] = crawler.ledger.trouble if crawler else Counter()
+    parts = ", ".join(f"{count} × {problem}" for problem, count in sorted(trouble.items()))
+    return f"pages of results that failed: {parts}" if parts else ""
+
+
+def _problem(
+    options: CrawlOptions,
+    ending: Ending,
+    standing: int,
+    reasons: Counter[str],
+    crawler: WebCrawler | None,
+) -> StageError:
+    """The sentence for a crawl that is not what was asked for."""
+    try_again = (
+        "check the network and try again, or work without the web: `depthgen crawl --source "
+        f"folder --kind {options.kind} --from DIR`, or `depthgen render`"
+    )
+    if crawler is not None and crawler.ledger.unreachable:
+        why = "; ".join(crawler.ledger.trouble)
+        return UnreachableError(
+            f"no page of results from {options.source} could be loaded ({why}): {try_again}"
+        )
+    if ending == "no network":
+        return UnreachableError(f"no address could be reached ({by_reason(reasons)}): {try_again}")
+    where = options.source if options.is_search else str(options.origin)
+    if ending == "deadline":
+        where = f"the deadline of {options.seconds:g} s came first: {where}"
+        advice = "type the same command again to go on, or give it more with --deadline"
+    elif options.is_search:
+        advice = "try other words with --keyword, another --source"
+    else:
+        advice = "add more to the list"
+    if ending != "deadline" and any(reason in PASSING for reason in reasons):
+        advice = f"type the same command again to retry what failed, {advice}"
+    return too_few(where, options.kind, standing, options.wanted, reasons, advice)
