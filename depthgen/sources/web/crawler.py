@@ -18,6 +18,7 @@ from icrawler import Crawler, Parser
 from depthgen.sources.screen import NO_CONNECTION
 from depthgen.sources.web.fetch import Fetcher, HostDelays, Rules
 from depthgen.sources.web.ledger import Ledger
+from depthgen.sources.web.permits import Permits
 from depthgen.sources.web.pools import (
     FairQueue,
     ListFeeder,
@@ -79,8 +80,6 @@ class WebCrawler(Crawler):
         self._job = job
         self._stop = threading.Event()
         self.ledger, store = Ledger(), Storage(job.settled)
-        wanted = None if job.wanted is None else threading.Semaphore(job.wanted)
-        self._wanted = wanted
         self._session = open_session(job.threads, job.rules.allow_private)
         hosts = HostDelays(job.per_host_delay_s)
         pages = Rules(
@@ -95,7 +94,7 @@ class WebCrawler(Crawler):
             ledger=self.ledger,
             storage=store,
             stop=self._stop,
-            wanted=wanted,
+            permits=Permits(job.wanted),
         )
         shared: dict[str, Any] = {"shared": self._shared}
         ahead = max(4 * job.threads, _PICTURES_A_PAGE * len(job.searches))
@@ -147,11 +146,13 @@ class WebCrawler(Crawler):
             alive = self._look_after_threads()
             arrived = self._arrivals()
             for judged in arrived:
+                if missing == 0:  # a slow one came beside the one that was tried in its place
+                    break
                 stands = take(judged)
-                if missing is not None and stands:
+                if not stands:
+                    self._shared.permits.give_back()
+                elif missing is not None:
                     missing -= 1
-                elif self._wanted is not None:
-                    self._wanted.release()
                 lost += judged.verdict.reason == NO_CONNECTION
                 others += judged.verdict.reason != NO_CONNECTION
             if not others and lost >= _LOST_AT_FIRST:
@@ -169,6 +170,7 @@ class WebCrawler(Crawler):
 
     def _arrivals(self) -> list[Judged]:
         """What has come since, or after a moment. Raises what a thread has died of."""
+        self.downloader.lend_permits()
         arrived = self.downloader.give_up_overdue()
         try:
             item = self._shared.storage.arrivals.get(timeout=0 if arrived else _TICK_S)

@@ -30,12 +30,15 @@ if TYPE_CHECKING:
 
     from depthgen.sources.web.fetch import Fetcher
     from depthgen.sources.web.ledger import Ledger
+    from depthgen.sources.web.permits import Permits
     from depthgen.sources.web.search import Engine
     from depthgen.workspace import Kind
 
 _TICK_S = 0.1
 # A server may use a timeout's time for each of its packets; one that takes this many is given up.
 _PATIENCE = 3
+# After this long, another picture is tried beside the one that is under way.
+_SLOW_S = 2.0
 
 
 @dataclass(frozen=True)
@@ -89,11 +92,19 @@ class Storage(BaseStorage):
 
 
 @dataclass
+class _UnderWay:
+    """A download: its task, when it began, and whether its permit is lent to another."""
+
+    task: Task
+    since: float
+    lent: bool = False
+
+
+@dataclass
 class Shared:
     """What the threads of one crawl have in common.
 
-    fetch, fetch_page: for pictures and for result pages. wanted: as many permits as pictures are
-    wanted, so that none is fetched in vain; None if there is no end. stop: set when all is over.
+    fetch, fetch_page: for pictures and for result pages. stop: set when all is over.
     """
 
     kind: Kind
@@ -104,7 +115,7 @@ class Shared:
     ledger: Ledger
     storage: Storage
     stop: threading.Event
-    wanted: threading.Semaphore | None
+    permits: Permits
 
 
 class PageFeeder(Feeder):
@@ -179,7 +190,7 @@ class PictureDownloader(Downloader):
     ) -> None:
         super().__init__(thread_num, signal, session, storage)
         self._shared = shared
-        self._under_way: dict[Worker, Task] = {}
+        self._under_way: dict[Worker, _UnderWay] = {}
 
     def worker_exec(self, **_: Any) -> None:
         try:
@@ -188,14 +199,17 @@ class PictureDownloader(Downloader):
             self.storage.write("", error)
 
     def _work(self) -> None:
-        worker = threading.current_thread()
-        while (task := self._next()) is not None and self._may_fetch():
+        worker, permits = threading.current_thread(), self._shared.permits
+        while (task := self._next()) is not None and permits.take(self._shared.stop):
             with self.lock:
-                self._under_way[worker] = task
+                self._under_way[worker] = _UnderWay(task, time.monotonic())
             judged = self._download(task)
             with self.lock:
-                if self._under_way.pop(worker, None) is None:
-                    return  # given up in the meantime
+                visit = self._under_way.pop(worker, None)
+            if visit is None:
+                return  # given up in the meantime
+            if visit.lent:
+                permits.reclaim()
             self.storage.write(task.found.url, judged)
 
     def _next(self) -> Task | None:
@@ -206,13 +220,6 @@ class PictureDownloader(Downloader):
                 if self.signal.get("feeder_exited") and self.signal.get("parser_exited"):
                     return None
         return None
-
-    def _may_fetch(self) -> bool:
-        wanted = self._shared.wanted
-        while wanted is not None and not self._shared.stop.is_set():
-            if wanted.acquire(timeout=_TICK_S):
-                return True
-        return not self._shared.stop.is_set()
 
     def _download(self, task: Task) -> Judged:
         shared, candidate = self._shared, self._candidate(task)
@@ -237,23 +244,32 @@ class PictureDownloader(Downloader):
             license=search.license,
         )
 
+    def lend_permits(self) -> None:
+        """Let others try while a server takes its time."""
+        with self.lock:
+            for visit in self._under_way.values():
+                if not visit.lent and visit.since < time.monotonic() - _SLOW_S:
+                    visit.lent = True
+                    self._shared.permits.give_back()
+
     def give_up_overdue(self) -> list[Judged]:
         """Take the tasks from threads that a server holds fast, and put fresh threads there.
 
         A server that sends a header one byte at a time never runs into a timeout.
         """
-        longest_s = _PATIENCE * self._shared.fetch.rules.timeout_s
-        since = time.monotonic() - longest_s
+        since = time.monotonic() - _PATIENCE * self._shared.fetch.rules.timeout_s
         given_up = []
         with self.lock:
-            for worker, task in list(self._under_way.items()):
+            for worker, visit in list(self._under_way.items()):
                 begun = self._shared.fetch.attempts.get(worker.ident or 0)
                 if begun is not None and begun < since:
                     del self._under_way[worker]
                     self.workers.remove(worker)
-                    given_up.append(Judged(self._candidate(task), b"", Verdict(TIMED_OUT)))
-        for _ in given_up:
+                    given_up.append(visit)
+        for visit in given_up:
+            if visit.lent:
+                self._shared.permits.reclaim()
             worker = Worker(target=self.worker_exec, name=f"{self.name}-spare")
             self.workers.append(worker)
             worker.start()
-        return given_up
+        return [Judged(self._candidate(visit.task), b"", Verdict(TIMED_OUT)) for visit in given_up]
