@@ -155,8 +155,8 @@ class WebCrawler(Crawler):
                     missing -= 1
                 lost += judged.verdict.reason == NO_CONNECTION
                 others += judged.verdict.reason != NO_CONNECTION
-            if not others and lost >= _LOST_AT_FIRST:
-                return "no network"
+                if not others and lost >= _LOST_AT_FIRST:
+                    return "no network"
             if not arrived and not alive:
                 return "exhausted"
         return "enough"
