@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from depthgen.errors import StageError
-from depthgen.files import write_atomically
+from depthgen.files import write_all_atomically, write_atomically
 from depthgen.sources import screen as reasons
 from depthgen.sources.candidate import Candidate, Judged, Offer, judge
 from depthgen.sources.likeness import Likenesses
@@ -26,7 +26,7 @@ from depthgen.sources.screen import Limits, Verdict, depth_problem, screen
 from depthgen.workspace import parse_picture, picture_stem
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Sequence
     from types import TracebackType
     from typing import Self
 
@@ -60,7 +60,8 @@ class Intake:
         self._alike = Likenesses()
         for each in self._seen.values():
             if self._stands(each):
-                self._remember(each.sha256, each.phash, each.file)
+                # None of those that were taken in before looks were compared.
+                self._remember(each.sha256, each.phash or None, each.file)
         self._orphans, self._next = self._look_around({each.file for each in seen})
         self._provenance = ProvenanceWriter(workspace.provenance)
         self.kept = self.added = self.depths = 0
@@ -79,18 +80,16 @@ class Intake:
             if self._relative(path) not in known:
                 sha256 = _sha256_of(path)
                 orphans[sha256] = path
-                self._remember(sha256, "", self._relative(path))
+                self._remember(sha256, None, self._relative(path))
         return orphans, highest + 1
 
-    def _remember(self, sha256: str, phash: str, file: str) -> None:
-        """Know a copy again, by its bytes and by its looks."""
+    def _remember(self, sha256: str, phash: str | None, file: str) -> None:
+        """Know a copy again, by its bytes and by its looks; None: it is to be looked at."""
         if self._duplicates == "ignore" or self._first.setdefault(sha256, file) != file:
             return
-        if not phash:  # taken in before looks were compared, or left unwritten by a kill
-            path = self._root / file
-            phash = screen(_read(path), self._kind, Limits(1)).phash
-        if phash:
-            self._alike.add(phash, file)
+        if phash is None:
+            phash = screen(_read(self._root / file), self._kind, Limits(1)).phash
+        self._alike.add(phash, file)
 
     def _stands(self, sighting: Sighting) -> bool:
         return bool(sighting.file) and (self._root / sighting.file).exists()
@@ -136,6 +135,32 @@ class Intake:
 
     def settle(self, judged: Judged) -> bool:
         """Take one picture in, or refuse it; True if it stands, from this run or an earlier one."""
+        return self.settle_all([judged])[0]
+
+    def settle_all(self, batch: Sequence[Judged]) -> list[bool]:
+        """Settle some at once: their files are synced first, then their lines, together."""
+        files: list[tuple[Path, bytes]] = []
+        decided = [self._settle(judged, files) for judged in batch]
+        write_all_atomically(files)
+        lines = [
+            self._take_depth(line, judged.candidate.depth)
+            if line.verdict == "kept" and judged.candidate.depth
+            else line
+            for judged, (_, line) in zip(batch, decided, strict=True)
+            if line is not None
+        ]
+        self._provenance.add(*lines)
+        for line in lines:
+            self._know(line)
+        return [stands for stands, _ in decided]
+
+    def _settle(
+        self, judged: Judged, files: list[tuple[Path, bytes]]
+    ) -> tuple[bool, Sighting | None]:
+        """Whether a picture stands, and what is to be written down, if that is news.
+
+        files: takes what is to be written.
+        """
         candidate = judged.candidate
         sighting = self._decide(judged)
         earlier = self._seen.get((candidate.origin, sighting.sha256))
@@ -143,24 +168,22 @@ class Intake:
             self.kept += 1
             if candidate.depth is not None and not self._has_depth(earlier):
                 self._add_depth(earlier, candidate.depth)
-            return True
+            return True, None
         if sighting.verdict == "kept":
             lost = self._root / earlier.file if earlier is not None and earlier.file else None
             path = lost or self._path_for(judged.verdict)
-            sighting = self._take(sighting, candidate, judged.data, path)
+            files.append((path, judged.data))
             self.kept += 1
             self.added += 1
-        else:
-            self.reasons[sighting.reason] += 1
-            _log.info("%s is refused: %s", candidate.name, sighting.reason)
-        if earlier is None or (earlier.verdict, earlier.reason) != (
-            sighting.verdict,
-            sighting.reason,
-        ):
-            self._provenance.add(sighting)
-        self._seen[candidate.origin, sighting.sha256] = sighting
-        self._by_origin[candidate.origin] = sighting
-        return sighting.verdict == "kept"
+            return True, self._named(sighting, path)
+        self.reasons[sighting.reason] += 1
+        _log.info("%s is refused: %s", candidate.name, sighting.reason)
+        is_news = earlier is None or earlier.reason != sighting.reason
+        return False, sighting if is_news else None
+
+    def _know(self, sighting: Sighting) -> None:
+        self._seen[sighting.origin, sighting.sha256] = sighting
+        self._by_origin[sighting.origin] = sighting
 
     def _decide(self, judged: Judged) -> Sighting:
         candidate, verdict = judged.candidate, judged.verdict
@@ -194,8 +217,7 @@ class Intake:
         """(in what way, which copy) there is already, the second empty if there is none."""
         if verdict.sha256 in self._first:
             return reasons.DUPLICATE, self._first[verdict.sha256]
-        twin = self._alike.nearest(verdict.phash) if verdict.phash else None
-        return reasons.NEAR_DUPLICATE, twin or ""
+        return reasons.NEAR_DUPLICATE, self._alike.nearest(verdict.phash) or ""
 
     def _path_for(self, verdict: Verdict) -> Path:
         """Where a picture goes: a copy that a kill left behind, or the next number."""
@@ -206,15 +228,14 @@ class Intake:
         self._next += 1
         return self._workspace.sources(self._kind) / f"{stem}{verdict.suffix}"
 
-    def _take(self, sighting: Sighting, candidate: Candidate, data: bytes, path: Path) -> Sighting:
-        write_atomically(path, data)
+    def _named(self, sighting: Sighting, path: Path) -> Sighting:
+        """The sighting of a picture that is kept at `path`, and will be known again."""
         file = self._relative(path)
         if sighting.duplicate_of:
             how = "has the same bytes as" if sighting.sha256 in self._first else "looks the same as"
-            self.notes.append(f"{file} ({candidate.name}) {how} {sighting.duplicate_of}")
+            self.notes.append(f"{file} ({sighting.name}) {how} {sighting.duplicate_of}")
         self._remember(sighting.sha256, sighting.phash, file)
-        sighting = replace(sighting, file=file)
-        return self._take_depth(sighting, candidate.depth) if candidate.depth else sighting
+        return replace(sighting, file=file)
 
     def _has_depth(self, sighting: Sighting) -> bool:
         return bool(sighting.depth_file) and (self._root / sighting.depth_file).exists()

@@ -24,8 +24,9 @@ _GREY = 128
 # A cut-out's box is that of what is mostly opaque: rescaling adds a faint rim, and a box that it
 # widens moves all that is inside.
 _OPAQUE = 128
-# The hash looks at 64 × 64; twice that, made by averaging, leaves it the same but for a bit or two.
-_ENOUGH = 8 * _SIDE
+# The side that the hash looks at; made by averaging, in a fifth of the time that Pillow takes for
+# its own way, it leaves the hash the same but for a few bits.
+_ENOUGH = 4 * _SIDE
 # A hash is a sign for each frequency. Where all frequencies are weaker than rounding and a codec's
 # noise, those signs are chance, and equal for all pictures of one colour.
 _LEAST_DEVIATION = 2.0
@@ -48,7 +49,7 @@ def fingerprint(pixels: NDArray[np.uint8]) -> str:
     import imagehash  # it loads SciPy, which takes longer than the whole command line
 
     grey = _grey_cutout(pixels) if pixels.shape[2] == 4 else _shrunk(_to_grey(pixels))
-    if grey.std() < _LEAST_DEVIATION:
+    if cv2.meanStdDev(grey)[1].item() < _LEAST_DEVIATION:
         return ""
     bits = imagehash.phash(Image.fromarray(grey), hash_size=_SIDE).hash
     return np.packbits(bits).tobytes().hex()
@@ -73,8 +74,8 @@ def _grey_cutout(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def _shrunk(grey: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Each side divided by a whole number, as far as enough is left."""
-    height, width = (max(1, side // max(1, side // _ENOUGH)) for side in grey.shape)
+    """As large as it is looked at, where it was larger."""
+    height, width = (min(side, _ENOUGH) for side in grey.shape)
     if (height, width) == grey.shape:
         return grey
     return np.asarray(cv2.resize(grey, (width, height), interpolation=cv2.INTER_AREA), np.uint8)

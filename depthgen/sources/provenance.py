@@ -1,7 +1,7 @@
 """Where every picture came from: `sources.jsonl`, one line of JSON a picture or URL seen.
 
-The one rule: lines are only ever added, each synced to the disk before the next picture is looked
-at; a line torn by a kill is dropped by the next reader and cut off by the next writer. Where a
+The one rule: lines are only ever added, and synced to the disk before anything else is done; a
+line torn by a kill is dropped by the next reader and cut off by the next writer. Where a
 picture has several lines, for it was tried again, the last one holds.
 """
 
@@ -98,14 +98,12 @@ class ProvenanceWriter:
         except OSError as error:
             raise StageError(f"cannot write {path}: {error.strerror}") from error
 
-    def add(self, sighting: Sighting) -> None:
-        """Append one line and sync it. Fields without a value are left out."""
-        values = {key: value for key, value in vars(sighting).items() if value not in ("", None)}
-        values.setdefault("sha256", "")
-        # Escaped: a file name need not be valid UTF-8.
-        line = json.dumps(values) + "\n"
+    def add(self, *sightings: Sighting) -> None:
+        """Append a line for each and sync them. Fields without a value are left out."""
+        if not sightings:
+            return
         try:
-            self._stream.write(line.encode("ascii"))
+            self._stream.write(b"".join(map(_line, sightings)))
             self._stream.flush()
             os.fsync(self._stream.fileno())
         except OSError as error:
@@ -121,3 +119,10 @@ class ProvenanceWriter:
         traceback: TracebackType | None,
     ) -> None:
         self._stream.close()
+
+
+def _line(sighting: Sighting) -> bytes:
+    values = {key: value for key, value in vars(sighting).items() if value not in ("", None)}
+    values.setdefault("sha256", "")
+    # Escaped: a file name need not be valid UTF-8.
+    return json.dumps(values).encode("ascii") + b"\n"

@@ -101,8 +101,7 @@ def screen(data: bytes, kind: Kind, limits: Limits) -> Verdict:
     width = height = 0
     reason = suffix = phash = ""
     try:
-        width, height = images.size_of(data, max_pixels=limits.max_pixels)
-        suffix = images.suffix_of(data, max_pixels=limits.max_pixels)
+        width, height, suffix = images.identify(data, max_pixels=limits.max_pixels)
         if min(width, height) < limits.min_size:
             reason = TOO_SMALL
         else:

@@ -9,12 +9,16 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from contextlib import closing
 from dataclasses import dataclass, field
 from queue import Empty, Queue
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
 from icrawler import Crawler, Parser
 
+from depthgen import images
+from depthgen.sources.likeness import fingerprint
 from depthgen.sources.screen import NO_CONNECTION
 from depthgen.sources.web.fetch import Fetcher, HostDelays, Rules
 from depthgen.sources.web.ledger import Ledger
@@ -32,7 +36,7 @@ from depthgen.sources.web.pools import (
 from depthgen.sources.web.session import open_session
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Generator, Iterator, Sequence
 
     from depthgen.sources.candidate import Judged
     from depthgen.sources.screen import Limits
@@ -47,6 +51,8 @@ _PAGE_BYTES = 16 << 20
 _PICTURES_A_PAGE = 40
 # So many addresses without a connection, and nothing else before them: there is no network.
 _LOST_AT_FIRST = 20
+# So many pictures are written down at once.
+_BATCH = 64
 
 Ending = Literal["enough", "exhausted", "deadline", "no network"]
 
@@ -79,7 +85,9 @@ class WebCrawler(Crawler):
     def __init__(self, job: Job) -> None:
         self._job = job
         self._stop = threading.Event()
-        self.ledger, store = Ledger(), Storage(job.settled)
+        self.ending: Ending = "deadline"
+        self.ledger = Ledger()
+        store = Storage(job.settled, 2 * _BATCH, self._stop)
         self._session = open_session(job.threads, job.rules.allow_private)
         hosts = HostDelays(job.per_host_delay_s)
         pages = Rules(
@@ -122,8 +130,24 @@ class WebCrawler(Crawler):
         """Give the pools our own session instead of one that poses as a browser."""
         self.session = self._session
 
-    def crawl(self, take: Callable[[Judged], bool]) -> Ending:
-        """Run to the end. take: called with each picture; says whether it stands."""
+    def crawl(self, take: Callable[[Sequence[Judged]], Sequence[bool]]) -> Ending:
+        """Run to the end. take: called with what came in; says of each whether it stands."""
+        missing = self._job.wanted
+        if missing == 0:
+            return "enough"
+        with closing(self.batches()) as batches:
+            for batch in batches:
+                stand = sum(take(batch[:missing]))
+                for _ in range(len(batch) - stand):
+                    self._shared.permits.give_back()
+                if missing is not None:
+                    missing -= stand
+                    if not missing:
+                        return "enough"
+        return self.ending
+
+    def batches(self) -> Generator[list[Judged]]:
+        """Run, and give what comes in as it comes; at the end `ending` says why it is one."""
         job = self._job
         self.signal.reset()
         if job.engine is not None:
@@ -132,34 +156,24 @@ class WebCrawler(Crawler):
             self.feeder.start(tasks=job.tasks)
         self.parser.start()
         self.downloader.start()
+        lost, others = 0, 0
         try:
-            return self._watch(take)
+            while time.monotonic() < job.until:
+                alive = self._look_after_threads()
+                batch = self._arrivals()
+                if batch:
+                    yield batch
+                elif not alive:
+                    self.ending = "exhausted"
+                    return
+                silent = sum(each.verdict.reason == NO_CONNECTION for each in batch)
+                lost, others = lost + silent, others + len(batch) - silent
+                if not others and lost >= _LOST_AT_FIRST:
+                    self.ending = "no network"
+                    return
         finally:
             self._stop.set()
             self.session.close()
-
-    def _watch(self, take: Callable[[Judged], bool]) -> Ending:
-        job, missing, lost, others = self._job, self._job.wanted, 0, 0
-        while missing != 0:
-            if time.monotonic() >= job.until:
-                return "deadline"
-            alive = self._look_after_threads()
-            arrived = self._arrivals()
-            for judged in arrived:
-                if missing == 0:  # a slow one came beside the one that was tried in its place
-                    break
-                stands = take(judged)
-                if not stands:
-                    self._shared.permits.give_back()
-                elif missing is not None:
-                    missing -= 1
-                lost += judged.verdict.reason == NO_CONNECTION
-                others += judged.verdict.reason != NO_CONNECTION
-                if not others and lost >= _LOST_AT_FIRST:
-                    return "no network"
-            if not arrived and not alive:
-                return "exhausted"
-        return "enough"
 
     def _look_after_threads(self) -> bool:
         """Tell each pool when the one before it has ended; whether any downloader still works."""
@@ -171,13 +185,28 @@ class WebCrawler(Crawler):
     def _arrivals(self) -> list[Judged]:
         """What has come since, or after a moment. Raises what a thread has died of."""
         self.downloader.lend_permits()
-        arrived = self.downloader.give_up_overdue()
+        batch = self.downloader.give_up_overdue()
+        arrivals = self._shared.storage.arrivals
         try:
-            item = self._shared.storage.arrivals.get(timeout=0 if arrived else _TICK_S)
-            while True:
-                if isinstance(item, Exception):
-                    raise item
-                arrived.append(item)
-                item = self._shared.storage.arrivals.get_nowait()
+            batch.append(arrivals.get(timeout=_TICK_S))
+            while len(batch) < _BATCH:
+                batch.append(arrivals.get_nowait())
         except Empty:
-            return arrived
+            pass
+        for each in batch:
+            if isinstance(each, Exception):
+                raise each
+        return batch
+
+
+def crawl_share(job: Job) -> Iterator[list[Judged] | Ending]:
+    """What a process does with its share of a list: all that comes in, then why that ended."""
+    images.use_one_thread()
+    fingerprint(np.zeros((1, 1, 3), np.uint8))  # loads its libraries before the first server waits
+    crawler = WebCrawler(job)
+    yield from crawler.batches()
+    yield crawler.ending
+
+
+def unseen(url: str) -> None:
+    """What is known of an address that was looked up already: `Job.settled` of a share."""

@@ -11,17 +11,18 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter, deque
-from dataclasses import dataclass, replace
+from contextlib import suppress
+from dataclasses import dataclass
 from itertools import zip_longest
-from queue import Empty, Queue, SimpleQueue
+from queue import Empty, Full, Queue
 from typing import TYPE_CHECKING, Any
 
 from icrawler import Downloader, Feeder, Parser
 from icrawler.storage import BaseStorage
 from icrawler.utils.thread_pool import Worker
 
-from depthgen.sources.candidate import Candidate, Judged, judge
-from depthgen.sources.screen import TIMED_OUT, Limits, Verdict
+from depthgen.sources.candidate import Candidate, Judged
+from depthgen.sources.screen import TIMED_OUT, Limits, Verdict, screen
 from depthgen.sources.web.fetch import FetchError
 from depthgen.sources.web.search import Found, PageError, Search
 
@@ -72,13 +73,17 @@ class FairQueue(Queue[Task]):
 class Storage(BaseStorage):
     """Hands what comes in to the one thread that numbers, writes and counts.
 
-    settled: what was decided about an address before, None if it is to be fetched. `before` counts
-    the refusals that still hold.
+    settled: what was decided about an address before, None if it is to be fetched. most: so many
+    wait to be taken. `arrivals` holds pictures, and what a thread has died of; `before` counts the
+    refusals that still hold.
     """
 
-    def __init__(self, settled: Callable[[str], str | None]) -> None:
-        self._settled = settled
-        self.arrivals: SimpleQueue[Judged | Exception] = SimpleQueue()
+    def __init__(
+        self, settled: Callable[[str], str | None], most: int, stop: threading.Event
+    ) -> None:
+        self._settled, self._stop = settled, stop
+        # Bounded, so that a long list does not pile up faster than it is written.
+        self.arrivals: Queue[Any] = Queue(most)
         self.before: Counter[str] = Counter()
 
     def exists(self, id: str) -> bool:
@@ -88,7 +93,10 @@ class Storage(BaseStorage):
         return reason is not None
 
     def write(self, id: str, data: Judged | Exception) -> None:
-        self.arrivals.put(data)
+        while not self._stop.is_set():
+            with suppress(Full):
+                self.arrivals.put(data, timeout=_TICK_S)
+                return
 
 
 @dataclass
@@ -227,9 +235,8 @@ class PictureDownloader(Downloader):
             fetched = shared.fetch(task.found.url)
         except FetchError as error:
             return Judged(candidate, b"", Verdict(error.reason), error.nbytes, error.http_status)
-        candidate = replace(candidate, read=lambda: fetched.data)
-        judged = judge(candidate, shared.kind, shared.limits)
-        return replace(judged, http_status=fetched.http_status)
+        verdict = screen(fetched.data, shared.kind, shared.limits)
+        return Judged(candidate, fetched.data, verdict, len(fetched.data), fetched.http_status)
 
     def _candidate(self, task: Task) -> Candidate:
         found, search = task.found, task.search

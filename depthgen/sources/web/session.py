@@ -113,6 +113,7 @@ def open_session(threads: int, allow_private: bool) -> requests.Session:
     # A picture is not packed any further, and a packed answer can be a bomb.
     session.headers.update({"User-Agent": USER_AGENT, "Accept-Encoding": "identity"})
     session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
-    # Looking for proxies and passwords in the environment takes half the time of a request.
-    session.trust_env = bool(getproxies()) or any(name in os.environ for name in _CERTIFICATES)
+    # Looking for proxies in the environment, each time, takes a third of the time of a request.
+    session.trust_env = bool(getproxies().keys() - {"no"})
+    session.verify = next(filter(None, map(os.environ.get, _CERTIFICATES)), True)
     return session

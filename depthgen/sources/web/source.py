@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -15,11 +16,12 @@ from depthgen.errors import OptionsError
 from depthgen.sources.outcome import Outcome, UnreachableError, by_reason, too_few
 from depthgen.sources.screen import OPTED_OUT, PASSING, PRIVATE
 from depthgen.sources.urls import read_urls
-from depthgen.sources.web.crawler import Job, WebCrawler
+from depthgen.sources.web.crawler import Job, WebCrawler, crawl_share, unseen
 from depthgen.sources.web.engines import ENGINES
 from depthgen.sources.web.fetch import Rules
 from depthgen.sources.web.pools import Task
 from depthgen.sources.web.search import LICENSES, Search
+from depthgen.workers import default_workers, streams
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -33,6 +35,8 @@ if TYPE_CHECKING:
 
 # An abandoned thread, the manifest and the end of the process take some time, too.
 _SHARE_OF_DEADLINE, _RESERVE_S = 0.1, 1.0
+# Addresses; to start a process takes as long as to fetch some hundred of them.
+_WORTH_PROCESSES = 500
 
 
 def open_source(
@@ -83,9 +87,15 @@ def _fill(
     crawler: WebCrawler | None = None
     ending: Ending = "enough"
     if missing != 0 and (tasks or options.is_search):
-        crawler = WebCrawler(_job(options, tasks, missing, until, settled))
-        ending = crawler.crawl(_taker(intake, progress, stood, before.total(), total, options))
-        refused_before += crawler.storage.before
+        job = _job(options, tasks, missing, until, settled)
+        take = _taker(intake, progress, stood, before.total(), total, options)
+        processes = min(default_workers(), options.threads)
+        if missing is None and processes > 1 and len(tasks) >= _WORTH_PROCESSES:
+            ending = _crawl_in_processes(job, processes, take)
+        else:
+            crawler = WebCrawler(job)
+            ending = crawler.crawl(take)
+            refused_before += crawler.storage.before
     elif missing != 0:
         ending = "exhausted"
     reasons = intake.reasons + refused_before
@@ -102,6 +112,33 @@ def _fill(
     if standing < (options.wanted or 1) or ending in ("deadline", "no network"):
         problem = _problem(options, ending, standing, reasons, crawler)
     return Outcome(counts, tuple(notes), problem)
+
+
+def _crawl_in_processes(
+    job: Job, processes: int, take: Callable[[Sequence[Judged]], Sequence[bool]]
+) -> Ending:
+    """A long list, a share for each process: one alone could use no more than one core."""
+    shares = [
+        replace(
+            job,
+            tasks=job.tasks[at::processes],
+            threads=(job.threads + at) // processes,
+            # Each of them keeps its own watch on a host.
+            per_host_delay_s=job.per_host_delay_s * processes,
+            settled=unseen,
+        )
+        for at in range(processes)
+    ]
+    endings: list[Ending] = []
+    with streams(crawl_share, shares) as results:
+        for each in results:
+            if isinstance(each, list):
+                take(each)
+            else:
+                endings.append(each)
+    if "deadline" in endings:
+        return "deadline"
+    return "exhausted" if "exhausted" in endings else "no network"
 
 
 def _split(
@@ -153,11 +190,11 @@ def _job(
 
 def _taker(
     intake: Intake, progress: Progress, stood: int, seen: int, total: int, options: CrawlOptions
-) -> Callable[[Judged], bool]:
+) -> Callable[[Sequence[Judged]], Sequence[bool]]:
     """Settles what comes in, and tells how far it is: by pictures, or by addresses of a list."""
 
-    def take(judged: Judged) -> bool:
-        stands = intake.settle(judged)
+    def take(batch: Sequence[Judged]) -> Sequence[bool]:
+        stands = intake.settle_all(batch)
         tried = intake.kept + intake.reasons.total()
         progress(min(total, stood + intake.kept if options.wanted else seen + tried), total)
         return stands

@@ -342,8 +342,11 @@ def test_a_depth_is_written_after_its_picture(
     workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     written: list[str] = []
+    intake = "depthgen.sources.intake"
+    monkeypatch.setattr(f"{intake}.write_atomically", lambda path, data: written.append(path.name))
     monkeypatch.setattr(
-        "depthgen.sources.intake.write_atomically", lambda path, data: written.append(path.name)
+        f"{intake}.write_all_atomically",
+        lambda files: written.extend(path.name for path, _ in files),
     )
     origin = folder_of(tmp_path / "in", {"a.jpg": encoded(scene(), "JPEG")})
     maps = folder_of(tmp_path / "depth", {"a.png": depth_png()})
