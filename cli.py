@@ -323,10 +323,20 @@ def verify(session: Session, /, as_json: bool, **options: Any) -> None:
 
 
 @main.command()
+@click.option("--trace", "what", help="Say where a picture comes from: fg_012, or a sample.")
 @AS_JSON
 @click.pass_obj
-def status(session: Session, /, as_json: bool) -> None:
+def status(session: Session, /, what: str | None, as_json: bool) -> None:
     """Say what is done, and what to type next."""
+    if what is not None:
+        from depthgen.trace import trace
+
+        traces = trace(session.workspace, what)
+        as_text = "\n".join(each.text() for each in traces)
+        click.echo(
+            json.dumps([each.to_json() for each in traces], indent=2) if as_json else as_text
+        )
+        return
     from depthgen import status as stage
 
     report = stage.status(session.workspace)

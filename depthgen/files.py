@@ -7,6 +7,7 @@ the new one.
 from __future__ import annotations
 
 import os
+import re
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,9 @@ from depthgen.errors import StageError
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
+
+
+_BESIDE = re.compile(r"\..+\.[0-9]+")
 
 
 def write_atomically(path: Path, data: bytes) -> None:
@@ -35,6 +39,15 @@ def write_all_atomically(files: Sequence[tuple[Path, bytes]]) -> None:
     for folder in {path.parent for path, _ in files}:
         with _told(folder):
             sync_folder(folder)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Delete what a kill left half written in `folder`, which nobody else writes to now."""
+    if folder.is_dir():
+        for path in folder.iterdir():
+            if _BESIDE.fullmatch(path.name):
+                with _told(path):
+                    path.unlink()
 
 
 def _beside(path: Path) -> Path:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from depthgen.errors import StageError
-from depthgen.files import write_all_atomically, write_atomically
+from depthgen.files import remove_leftovers, write_all_atomically, write_atomically
 from depthgen.sources import screen as reasons
 from depthgen.sources.candidate import Candidate, Judged, Offer, judge
 from depthgen.sources.likeness import Likenesses
@@ -73,6 +73,7 @@ class Intake:
         orphans: dict[str, Path] = {}
         highest = max((parsed[1] for name in known if (parsed := parse_picture(name))), default=-1)
         folder = self._workspace.sources(self._kind)
+        remove_leftovers(folder)
         for path in _pictures(folder):
             parsed = parse_picture(path.name)
             assert parsed is not None, "_pictures gives nothing else"
