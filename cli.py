@@ -73,6 +73,7 @@ def main(session: Session, /, workspace: Path, quiet: bool, debug: bool) -> None
     """
     session.root, session.quiet, session.debug = workspace, quiet, debug
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    logging.getLogger("urllib3").setLevel(logging.ERROR)  # strange servers are counted, not told
 
 
 @main.command()

@@ -179,7 +179,10 @@ class Intake:
             return True, self._named(sighting, path)
         self.reasons[sighting.reason] += 1
         _log.info("%s is refused: %s", candidate.name, sighting.reason)
-        is_news = earlier is None or earlier.reason != sighting.reason
+        # How many bytes it has decides whether it is asked for again.
+        is_news = earlier is None or (
+            (earlier.reason, earlier.bytes) != (sighting.reason, sighting.bytes)
+        )
         return False, sighting if is_news else None
 
     def _know(self, sighting: Sighting) -> None:

@@ -136,6 +136,10 @@ def _complaints(options: CrawlOptions) -> list[str]:
         ),
         ("" in map(str.strip, options.keywords), "a keyword is empty; type --keyword WORD"),
         (
+            any("\ud800" <= each <= "\udfff" for word in options.keywords for each in word),
+            "a keyword is not valid UTF-8; type it in a terminal that writes UTF-8",
+        ),
+        (
             source == "flickr" and not options.flickr_key,
             "Flickr wants a key of yours: give it with --flickr-key or $FLICKR_API_KEY "
             "(www.flickr.com/services/apps/create)",

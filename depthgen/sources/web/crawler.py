@@ -13,6 +13,7 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from queue import Empty, Queue
 from typing import TYPE_CHECKING, Any, Literal
+from urllib.parse import urlsplit
 
 import numpy as np
 from icrawler import Crawler, Parser
@@ -49,7 +50,7 @@ _PAGE_TIMEOUT_S = 30.0
 _PAGE_BYTES = 16 << 20
 # A page names about this many pictures: enough to have one of each keyword before downloads begin.
 _PICTURES_A_PAGE = 40
-# So many addresses without a connection, and nothing else before them: there is no network.
+# So many hosts without a connection, and nothing else before them: there is no network.
 _LOST_AT_FIRST = 20
 # So many pictures are written down at once.
 _BATCH = 64
@@ -77,6 +78,26 @@ class Job:
     threads: int = 16
     per_host_delay_s: float = 0.0
     until: float = field(default=float("inf"))
+
+
+class Silence:
+    """Tells that there is no network: many hosts without a connection, and nothing else."""
+
+    def __init__(self) -> None:
+        self._hosts: set[str] = set()
+        self._others = 0
+
+    def note(self, batch: Sequence[Judged]) -> None:
+        for each in batch:
+            if each.verdict.reason == NO_CONNECTION:
+                self._hosts.add(urlsplit(each.candidate.origin).netloc)
+            else:
+                self._others += 1
+
+    @property
+    def is_complete(self) -> bool:
+        # Hosts, not addresses: one dead server may fill the top of a list.
+        return not self._others and len(self._hosts) >= _LOST_AT_FIRST
 
 
 class WebCrawler(Crawler):
@@ -114,6 +135,7 @@ class WebCrawler(Crawler):
             parser_threads=_PAGE_THREADS if searching else 0,
             downloader_threads=job.threads,
             storage=store,
+            extra_feeder_args=shared if searching else {},
             extra_parser_args=shared | {"engine": job.engine, "ahead": ahead} if searching else {},
             extra_downloader_args=shared,
         )
@@ -132,18 +154,23 @@ class WebCrawler(Crawler):
 
     def crawl(self, take: Callable[[Sequence[Judged]], Sequence[bool]]) -> Ending:
         """Run to the end. take: called with what came in; says of each whether it stands."""
-        missing = self._job.wanted
+        missing, silence = self._job.wanted, Silence()
         if missing == 0:
             return "enough"
         with closing(self.batches()) as batches:
             for batch in batches:
-                stand = sum(take(batch[:missing]))
-                for _ in range(len(batch) - stand):
-                    self._shared.permits.give_back()
-                if missing is not None:
-                    missing -= stand
-                    if not missing:
-                        return "enough"
+                silence.note(batch)
+                while batch and missing != 0:
+                    part = batch[:missing]
+                    batch = batch[len(part) :]
+                    stand = sum(take(part))
+                    for _ in range(len(part) - stand):
+                        self._shared.permits.give_back()
+                    missing = None if missing is None else missing - stand
+                if missing == 0:
+                    return "enough"
+                if silence.is_complete and not self.ledger.loaded:
+                    return "no network"
         return self.ending
 
     def batches(self) -> Generator[list[Judged]]:
@@ -156,7 +183,6 @@ class WebCrawler(Crawler):
             self.feeder.start(tasks=job.tasks)
         self.parser.start()
         self.downloader.start()
-        lost, others = 0, 0
         try:
             while time.monotonic() < job.until:
                 alive = self._look_after_threads()
@@ -165,11 +191,6 @@ class WebCrawler(Crawler):
                     yield batch
                 elif not alive:
                     self.ending = "exhausted"
-                    return
-                silent = sum(each.verdict.reason == NO_CONNECTION for each in batch)
-                lost, others = lost + silent, others + len(batch) - silent
-                if not others and lost >= _LOST_AT_FIRST:
-                    self.ending = "no network"
                     return
         finally:
             self._stop.set()

@@ -89,14 +89,15 @@ class HostDelays:
         self._next: dict[str, float] = {}
         self._lock = threading.Lock()
 
-    def wait(self, host: str, stop: threading.Event) -> None:
+    def wait(self, host: str, stop: threading.Event) -> bool:
+        """Whether it was worth the wait: False if nothing more is wanted."""
         if not self._delay_s:
-            return
+            return not stop.is_set()
         with self._lock:
             now = time.monotonic()
             at = max(now, self._next.get(host, 0.0))
             self._next[host] = at + self._delay_s
-        stop.wait(at - now)
+        return not stop.wait(at - now)
 
 
 class Fetcher:
@@ -118,7 +119,9 @@ class Fetcher:
             try:
                 return self._once(url)
             except FetchError as error:
-                wait_s = _BACKOFF_S * 2**attempt if error.wait_s is None else error.wait_s
+                wait_s = error.wait_s
+                if wait_s is None:
+                    wait_s = min(_BACKOFF_S * 2.0 ** min(attempt, 30), _LONGEST_WAIT_S)
                 last = attempt == self.rules.retries or wait_s > _LONGEST_WAIT_S
                 if not error.passing or last or self._stop.wait(wait_s):
                     raise
@@ -138,11 +141,15 @@ class Fetcher:
             host = self._check(url)
             self.attempts.pop(thread, None)
             asked = time.monotonic()
-            self._hosts.wait(host, self._stop)
+            if not self._hosts.wait(host, self._stop):
+                raise FetchError(screen.TIMED_OUT)
             until += time.monotonic() - asked
             self.attempts[thread] = until - self.rules.timeout_s
             try:
-                with _ask(self._session, url, self.rules.timeout_s) as response:
+                left = until - time.monotonic()
+                if left <= 0:
+                    raise FetchError(screen.TIMED_OUT)
+                with _ask(self._session, url, left) as response:
                     target = self._session.get_redirect_target(response)
                     if target is None:
                         self._refuse(response)
@@ -178,11 +185,13 @@ class Fetcher:
     def _read(self, response: requests.Response, until: float) -> bytes:
         status = response.status_code
         length = response.headers.get("Content-Length", "")
-        announced = int(length) if length.isdecimal() else 0
+        announced = int(length) if length.isdecimal() and len(length) < 20 else 0
+        if announced > self.rules.max_bytes:
+            raise FetchError(screen.TOO_LARGE, status, announced)
         body = bytearray()
         for chunk in _chunks(response):
             body += chunk
-            if max(announced, len(body)) > self.rules.max_bytes:
+            if len(body) > self.rules.max_bytes:
                 raise FetchError(screen.TOO_LARGE, status, max(announced, len(body)))
             if time.monotonic() > until:
                 raise FetchError(screen.TIMED_OUT, status, len(body))
@@ -223,6 +232,8 @@ def _reason_of(error: Exception) -> str:
     if isinstance(error, requests.ConnectionError):
         cause = error.args[0] if error.args else None
         return screen.BROKEN_OFF if isinstance(cause, ProtocolError) else screen.NO_CONNECTION
+    if isinstance(error, requests.exceptions.InvalidHeader):
+        return screen.BROKEN_OFF
     if isinstance(error, ValueError):  # among them those of requests for a malformed address
         return screen.NO_ADDRESS
     return screen.BROKEN_OFF
@@ -230,6 +241,7 @@ def _reason_of(error: Exception) -> str:
 
 def _names_private(host: str) -> bool:
     """Whether the name itself says it; names that must be looked up are the session's to check."""
+    host = host.removesuffix(".")
     if host == "localhost" or host.endswith(".localhost"):
         return True
     try:
@@ -244,7 +256,7 @@ def _wait_of(response: requests.Response) -> float | None:
         return None
     try:
         return Retry().parse_retry_after(value)
-    except HTTPError:
+    except (HTTPError, ValueError, OverflowError):
         return None
 
 
@@ -256,9 +268,12 @@ def opts_out(values: Iterable[str]) -> bool:
     for value in values:
         for_us = True
         for part in value.lower().split(","):
-            name, colon, directive = part.partition(":")
-            if colon and name.strip() not in _DIRECTIVES_WITH_VALUES:
-                for_us = name.strip() == "depthgen"
-            if for_us and (directive or name).strip() in _OPT_OUTS:
+            name, colon, directive = (each.strip() for each in part.partition(":"))
+            # A date has colons and commas, too, but it has spaces.
+            if name in _DIRECTIVES_WITH_VALUES or (colon and " " in name):
+                continue
+            if colon:
+                for_us = name == "depthgen"
+            if for_us and (directive if colon else name) in _OPT_OUTS:
                 return True
     return False

@@ -32,6 +32,7 @@ class Ledger:
         self._seen_by: dict[Search, set[str]] = {}
         self._over: set[Search] = set()
         self._failures: Counter[Search] = Counter()
+        self._furthest: Counter[Search] = Counter()
         self.loaded = 0
         self.trouble: Counter[str] = Counter()
 
@@ -51,13 +52,21 @@ class Ledger:
                 return True
             return search in self._over
 
-    def page_loaded(self, search: Search, found: Sequence[Found]) -> list[Found]:
-        """Note a page; returns what no page has named before. One without news ends its search."""
+    def page_loaded(
+        self, search: Search, found: Sequence[Found], at: int | None = None
+    ) -> list[Found]:
+        """Note a page; returns what no page has named before. One without news ends its search.
+
+        at: the how manieth it is of its search. An earlier page that comes late tells of no end:
+        those around it may have named all that it names.
+        """
         with self._lock:
             self.loaded += 1
             self._failures[search] = 0
             seen = self._seen_by.setdefault(search, set())
-            if all(each.url in seen for each in found):
+            late = at is not None and at < self._furthest[search]
+            self._furthest[search] = max(self._furthest[search], at or 0)
+            if not found or (not late and all(each.url in seen for each in found)):
                 self._over.add(search)
             seen.update(each.url for each in found)
             fresh = {each.url: each for each in found if each.url not in self._seen}

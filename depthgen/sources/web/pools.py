@@ -85,11 +85,13 @@ class Storage(BaseStorage):
         # Bounded, so that a long list does not pile up faster than it is written.
         self.arrivals: Queue[Any] = Queue(most)
         self.before: Counter[str] = Counter()
+        self._lock = threading.Lock()
 
     def exists(self, id: str) -> bool:
         reason = self._settled(id)
         if reason:
-            self.before[reason] += 1
+            with self._lock:
+                self.before[reason] += 1
         return reason is not None
 
     def write(self, id: str, data: Judged | Exception) -> None:
@@ -129,11 +131,22 @@ class Shared:
 class PageFeeder(Feeder):
     """Feeds the result pages of all searches: the first of each, then the second of each, …"""
 
+    def __init__(self, thread_num: int, signal: Any, session: Any, shared: Shared) -> None:
+        super().__init__(thread_num, signal, session)
+        self._shared = shared
+
+    def worker_exec(self, **arguments: Any) -> None:
+        try:
+            self.feed(**arguments)
+        except Exception as error:  # a bug: the thread would die unheard
+            self._shared.storage.write("", error)
+
     def feed(self, engine: Engine, searches: Sequence[Search]) -> None:
-        for row in zip_longest(*(engine.pages(search) for search in searches)):
+        rows = zip_longest(*(engine.pages(search) for search in searches))
+        for at, row in enumerate(rows):
             for search, address in zip(searches, row, strict=True):
                 if address:
-                    self.out_queue.put((search, address))
+                    self.out_queue.put((search, address, at))
 
 
 class ListFeeder(Feeder):
@@ -165,16 +178,18 @@ class ResultParser(Parser):
             if self.out_queue.qsize() > self._ahead:
                 shared.stop.wait(_TICK_S)
                 continue
+            # Asked before the queue is: what comes in between is not to be overlooked.
+            last = self.signal.get("feeder_exited")
             try:
-                search, address = self.in_queue.get(timeout=_TICK_S)
+                search, address, at = self.in_queue.get(timeout=_TICK_S)
             except Empty:
-                if self.signal.get("feeder_exited"):
+                if last:
                     return
                 continue
             if not shared.ledger.is_over(search):
-                self._load(search, address)
+                self._load(search, address, at)
 
-    def _load(self, search: Search, address: str) -> None:
+    def _load(self, search: Search, address: str, at: int) -> None:
         shared = self._shared
         try:
             found = self._engine.parse(shared.fetch_page(address).data)
@@ -185,7 +200,7 @@ class ResultParser(Parser):
         except PageError as error:
             shared.ledger.page_failed(search, str(error))
             return
-        for each in shared.ledger.page_loaded(search, found):
+        for each in shared.ledger.page_loaded(search, found, at):
             if not shared.storage.exists(each.url):
                 self.out_queue.put(Task(each, search))
 
@@ -222,10 +237,11 @@ class PictureDownloader(Downloader):
 
     def _next(self) -> Task | None:
         while not self._shared.stop.is_set():
+            last = self.signal.get("feeder_exited") and self.signal.get("parser_exited")
             try:
                 return self.in_queue.get(timeout=_TICK_S)
             except Empty:
-                if self.signal.get("feeder_exited") and self.signal.get("parser_exited"):
+                if last:
                     return None
         return None
 

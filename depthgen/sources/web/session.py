@@ -18,7 +18,7 @@ from icrawler.utils import ProxyPool, Session
 from requests.adapters import HTTPAdapter
 from urllib3 import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.connection import HTTPConnection, HTTPSConnection
-from urllib3.exceptions import NameResolutionError, NewConnectionError
+from urllib3.exceptions import ConnectTimeoutError, NameResolutionError, NewConnectionError
 
 from depthgen import __version__
 from depthgen.errors import DepthgenError
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     import requests
 
 USER_AGENT = f"Mozilla/5.0 (compatible; depthgen/{__version__})"
+# NAT64, and the oldest way to write an IPv4 address as an IPv6 one.
+_WRAPPINGS = tuple(map(ipaddress.IPv6Network, ("64:ff9b::/96", "::/96")))
 _CERTIFICATES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
 
 
@@ -38,8 +40,13 @@ def is_public(address: str) -> bool:
     """Whether an IP address belongs to one host in the open internet."""
     ip = ipaddress.ip_address(address.split("%")[0])
     # An IPv4 address in the clothes of an IPv6 one is what it is inside.
-    inner = (getattr(ip, "ipv4_mapped", None), getattr(ip, "sixtofour", None))
-    return all(each.is_global and not each.is_multicast for each in (ip, *filter(None, inner)))
+    inner = [getattr(ip, "ipv4_mapped", None), getattr(ip, "sixtofour", None)]
+    if isinstance(ip, ipaddress.IPv6Address) and any(ip in net for net in _WRAPPINGS):
+        inner.append(ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF))
+    return all(
+        each.is_global and not each.is_multicast and not getattr(each, "is_site_local", False)
+        for each in (ip, *filter(None, inner))
+    )
 
 
 class _PublicOnly:
@@ -62,7 +69,7 @@ class _PublicOnly:
                 self._dns_host = address
                 try:
                     return super()._new_conn()  # type: ignore[misc]
-                except NewConnectionError:
+                except ConnectTimeoutError:  # NewConnectionError is one
                     if at == len(addresses):
                         raise
         finally:

@@ -16,7 +16,7 @@ from depthgen.errors import OptionsError
 from depthgen.sources.outcome import Outcome, UnreachableError, by_reason, too_few
 from depthgen.sources.screen import OPTED_OUT, PASSING, PRIVATE
 from depthgen.sources.urls import read_urls
-from depthgen.sources.web.crawler import Job, WebCrawler, crawl_share, unseen
+from depthgen.sources.web.crawler import Job, Silence, WebCrawler, crawl_share, unseen
 from depthgen.sources.web.engines import ENGINES
 from depthgen.sources.web.fetch import Rules
 from depthgen.sources.web.pools import Task
@@ -129,16 +129,17 @@ def _crawl_in_processes(
         )
         for at in range(processes)
     ]
-    endings: list[Ending] = []
+    silence, late = Silence(), False
     with streams(crawl_share, shares) as results:
         for each in results:
-            if isinstance(each, list):
-                take(each)
-            else:
-                endings.append(each)
-    if "deadline" in endings:
-        return "deadline"
-    return "exhausted" if "exhausted" in endings else "no network"
+            if isinstance(each, str):
+                late = late or each == "deadline"
+                continue
+            silence.note(each)
+            take(each)
+            if silence.is_complete:
+                return "no network"
+    return "deadline" if late else "exhausted"
 
 
 def _split(

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from depthgen.sources.web import crawler
+from depthgen.sources.web import crawler, session
 from depthgen.workspace import Workspace
 from tests.depthgen.sources.web.hostile import BING, PICTURE_HOST, HostileWeb
 
@@ -25,14 +25,14 @@ def workspace(tmp_path: Path) -> Workspace:
 @pytest.fixture
 def lead_to(monkeypatch: pytest.MonkeyPatch) -> Callable[[HostileWeb], None]:
     """Have the crawl's own session reach Bing and the picture host at a server of the test."""
-    real = crawler.open_session
+    real = session.open_session
 
     def lead(web: HostileWeb) -> None:
         def open_session(*arguments: Any) -> requests.Session:
-            session = real(*arguments)
+            opened = real(*arguments)
             for prefix in (BING, PICTURE_HOST):
-                session.mount(prefix, web.detour())
-            return session
+                opened.mount(prefix, web.detour())
+            return opened
 
         monkeypatch.setattr(crawler, "open_session", open_session)
 

@@ -381,11 +381,25 @@ def test_a_list_whose_hosts_all_stay_silent_ends_early(
     workspace: Workspace, tmp_path: Path
 ) -> None:
     source = tmp_path / "list.txt"
-    source.write_text("".join(f"http://127.0.0.1:9/{n}.png\n" for n in range(500)))
+    source.write_text("".join(f"http://127.0.0.{1 + n % 250}:9/{n}.png\n" for n in range(490)))
     options = CrawlOptions("urls", "fg", origin=source, retries=0, allow_private=True)
     with pytest.raises(StageError, match=r"no address could be reached .*no connection"):
         run(workspace, options)
     assert len(read_provenance(workspace.provenance)) < 200
+
+
+def test_a_dead_host_at_the_top_of_a_list_does_not_end_it(
+    workspace: Workspace, lead_to: Lead, tmp_path: Path
+) -> None:
+    source = list_of(tmp_path / "list.txt", cutouts(2))
+    dead = "".join(f"http://127.0.0.1:9/{n}.png\n" for n in range(600))
+    source.write_text(dead + source.read_text())
+    with HostileWeb(cutouts(2)) as web:
+        urls = source.read_text().replace(PICTURE_HOST, web.origin)
+        source.write_text(urls)
+        options = CrawlOptions("urls", "fg", origin=source, retries=0, allow_private=True)
+        summary = run(workspace, options)
+    assert (summary.counts["failed"], summary.counts["added"]) == (600, 2)
 
 
 def test_addresses_that_are_none_or_private_are_refused_with_their_reason(
