@@ -73,34 +73,71 @@ def main(session: Session, /, workspace: Path, quiet: bool, debug: bool) -> None
     """
     session.root, session.quiet, session.debug = workspace, quiet, debug
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    logging.getLogger("urllib3").setLevel(logging.ERROR)  # strange servers are counted, not told
 
 
 @main.command()
-@click.option("--source", default="folder", show_default=True, help="Where pictures come from.")
 @click.option(
-    "--kind", type=click.Choice(["fg", "bg"]), required=True, help="Cut-outs or backgrounds."
+    "--source",
+    default="bing",
+    show_default=True,
+    help="bing, google, baidu or flickr; urls, a list of them; or folder.",
+)
+@click.option(
+    "--kind",
+    type=click.Choice(["fg", "bg", "both"]),
+    help="Cut-outs, backgrounds or both.  [default: both, of a search]",
+)
+@click.option(
+    "--keyword",
+    "keywords",
+    multiple=True,
+    help="What to search for; may be repeated.  [default: people, animals, … and interiors]",
 )
 @click.option(
     "--from",
     "origin",
     type=click.Path(path_type=Path),
-    help="The folder to take pictures from.",
+    help="The folder, or the list: txt, csv, tsv, jsonl or parquet.",
 )
+@click.option("--url-column", help="Of the list.  [default: url]")
 @click.option("--depth", "depth_origin", type=click.Path(path_type=Path), help="Their depth maps.")
-@click.option("--count", type=int, help="How many to have.  [default: all there are]")
+@click.option(
+    "--count", type=int, help="How many to have.  [default: 100 of a search; else all there are]"
+)
+@click.option("--license", help="Of a search: creativecommons, publicdomain, commercial, …")
 @click.option(
     "--min-size",
     type=int,
     help="Refuse pictures with a side below this many pixels.  [default: 32]",
 )
-@click.option("--dedupe", is_flag=True, help="Refuse exact duplicates instead of noting them.")
+@click.option("--max-bytes", type=int, help="Refuse larger files.  [default: 32 MiB from the web]")
+@click.option("--dedupe", is_flag=True, help="Refuse duplicates from a folder, too.")
+@click.option("--deadline", "deadline_s", type=float, help="Seconds.  [default: 1800 of a search]")
+@click.option("--timeout", "timeout_s", type=float, help="Seconds a picture.  [default: 10]")
+@click.option("--retries", type=int, help="After a failure that may pass.  [default: 2]")
+@click.option(
+    "--per-host-delay",
+    "per_host_delay_s",
+    type=float,
+    help="Seconds between requests to a host.  [default: 0.2 of a search; else 0]",
+)
+@click.option("--threads", type=int, help="Downloads at a time.  [default: 16]")
+@click.option("--flickr-key", envvar="FLICKR_API_KEY", show_envvar=True, help="For Flickr.")
+@click.option("--allow-private", is_flag=True, help="Connect to private addresses, too.")
+@click.option("--ignore-opt-out", is_flag=True, help="Take what X-Robots-Tag asks not to take.")
 @click.pass_obj
-def crawl(session: Session, /, **options: Any) -> None:
-    """Take pictures in: screened, numbered, with their provenance."""
+def crawl(session: Session, /, kind: str | None, **options: Any) -> None:
+    """Take pictures in: screened, numbered, with their provenance.
+
+    Without options it searches Bing for 100 cut-outs and 100 backgrounds. What was kept or refused
+    before is not downloaded again; what failed is tried again.
+    """
     from depthgen.sources import crawl as stage
 
-    given = stage.CrawlOptions(**_given(options))
-    session.report(stage.run(session.workspace, given, session.progress("crawl", "pictures")))
+    each = stage.options_for(kind, _given(options))
+    for summary in stage.run_each(session.workspace, each, session.progress("crawl", "pictures")):
+        session.report(summary)
 
 
 @main.command()
@@ -287,10 +324,20 @@ def verify(session: Session, /, as_json: bool, **options: Any) -> None:
 
 
 @main.command()
+@click.option("--trace", "what", help="Say where a picture comes from: fg_012, or a sample.")
 @AS_JSON
 @click.pass_obj
-def status(session: Session, /, as_json: bool) -> None:
+def status(session: Session, /, what: str | None, as_json: bool) -> None:
     """Say what is done, and what to type next."""
+    if what is not None:
+        from depthgen.trace import trace
+
+        traces = trace(session.workspace, what)
+        as_text = "\n".join(each.text() for each in traces)
+        click.echo(
+            json.dumps([each.to_json() for each in traces], indent=2) if as_json else as_text
+        )
+        return
     from depthgen import status as stage
 
     report = stage.status(session.workspace)

@@ -205,8 +205,12 @@ def _to_eight_bits(picture: Image.Image) -> Image.Image:
     return picture
 
 
-def size_of(data: Data, *, name: str = "picture", max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
-    """(width, height) from the header, as the picture will be shown. Raises `ImageError`."""
+def identify(
+    data: Data, *, name: str = "picture", max_pixels: int = MAX_PIXELS
+) -> tuple[int, int, str]:
+    """(width, height, suffix) from the header: the size as the picture will be shown, and the file
+    suffix of the format that the bytes really have, `.jpg`. Raises `ImageError`.
+    """
     picture = _open(data, name, max_pixels)
     width, height = picture.size
     try:
@@ -216,14 +220,16 @@ def size_of(data: Data, *, name: str = "picture", max_pixels: int = MAX_PIXELS) 
     except Exception as error:  # in a PNG it may stand behind the pixels
         raise ImageError(f"{name} is truncated or damaged: {error}") from error
     # Orientations 5 to 8 lie on their side; of a TIFF, Pillow gives the size upright.
-    lies = orientation in (5, 6, 7, 8) and picture.format != "TIFF"
-    return (height, width) if lies else (width, height)
-
-
-def suffix_of(data: Data, *, name: str = "picture", max_pixels: int = MAX_PIXELS) -> str:
-    """The file suffix of the format that the bytes really have, `.jpg`. Raises `ImageError`."""
+    if orientation in (5, 6, 7, 8) and picture.format != "TIFF":
+        width, height = height, width
     # A JPEG of several pictures calls itself MPO; it is read as the first of them.
-    return _SUFFIXES.get(_open(data, name, max_pixels).format or "", ".jpg")
+    return width, height, _SUFFIXES.get(picture.format or "", ".jpg")
+
+
+def size_of(data: Data, *, name: str = "picture", max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
+    """(width, height) from the header, as the picture will be shown. Raises `ImageError`."""
+    width, height, _ = identify(data, name=name, max_pixels=max_pixels)
+    return width, height
 
 
 def decode_depth(data: Data, *, name: str = "depth map") -> NDArray[Any]:

@@ -20,6 +20,10 @@ def _option(name: str) -> _Typed:
     return lambda value: [f"--{name}", *map(str, value if isinstance(value, list) else [value])]
 
 
+def _each(name: str) -> _Typed:
+    return lambda values: [word for value in values for word in (f"--{name}", str(value))]
+
+
 def _switch(name: str) -> _Typed:
     return lambda _: [f"--{name}"]
 
@@ -27,13 +31,24 @@ def _switch(name: str) -> _Typed:
 # Of each stage: setting, what the command line takes where nothing is typed, what is typed else.
 _OPTIONS: Mapping[str, Mapping[str, tuple[Any, _Typed]]] = {
     "crawl": {
-        "source": ("", _option("source")),
+        "source": ("bing", _option("source")),
         "kind": ("", _option("kind")),
+        "keywords": ([], _each("keyword")),
         "origin": (None, _option("from")),
+        "url_column": ("url", _option("url-column")),
         "depth_origin": (None, _option("depth")),
         "count": (None, _option("count")),
+        "license": ("", _option("license")),
         "min_size": (32, _option("min-size")),
+        "max_bytes": (None, _option("max-bytes")),
         "dedupe": (False, _switch("dedupe")),
+        "deadline_s": (None, _option("deadline")),
+        "timeout_s": (10.0, _option("timeout")),
+        "retries": (2, _option("retries")),
+        "per_host_delay_s": (None, _option("per-host-delay")),
+        "threads": (16, _option("threads")),
+        "allow_private": (False, _switch("allow-private")),
+        "ignore_opt_out": (False, _switch("ignore-opt-out")),
     },
     "render": {
         "bg": (100, _option("bg")),

@@ -1,8 +1,9 @@
-"""An ordered, bounded map over processes: the only module that knows how work is spread.
+"""Work over processes: an ordered, bounded map, and streams. No other module knows how it is done.
 
 A worker is a fresh interpreter that reads items from its standard input and writes results to its
 standard output, so that it inherits nothing, and ends by itself when its parent does: its pipe
-closes. The one rule: results come in the order of the items, whoever finished first.
+closes. The one rule: the results of a map come in the order of its items, whoever finished first;
+those of streams as they come.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -22,13 +24,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from depthgen.errors import DepthgenError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Sequence
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 _IN_FLIGHT_PER_WORKER = 3
 _STOP_TIMEOUT_S = 5.0
+_TICK_S = 0.1
 _PIPE_BYTES = 1 << 20
 
 
@@ -62,6 +65,77 @@ def ordered_map(
         return
     with closing(_Pool(work, items, workers, describe)) as pool:
         yield pool.results()
+
+
+@contextmanager
+def streams(
+    work: Callable[[Item], Iterator[Result]], shares: Sequence[Item]
+) -> Iterator[Iterator[Result]]:
+    """Work on each share in a process of its own; yields an iterator of what comes of them.
+
+    work: picklable, from an importable module; it gives an iterator. A process waits while a few of
+    its results wait to be taken. Raises `WorkerError` (from the iterator) if a share fails or its
+    worker dies. However the `with` block ends, no worker outlives it.
+    """
+    processes = _start(len(shares))
+    arrived: queue.Queue[tuple[bool, Any] | None] = queue.Queue(_IN_FLIGHT_PER_WORKER * len(shares))
+    stop = threading.Event()
+    payload = pickle.dumps(work)
+    threads = [
+        threading.Thread(target=_draw, args=(process, payload, share, arrived, stop), daemon=True)
+        for process, share in zip(processes, shares, strict=True)
+    ]
+    for thread in threads:
+        thread.start()
+    try:
+        yield _stream(arrived, len(shares))
+    finally:
+        stop.set()
+        _end(processes)
+        for thread in threads:
+            thread.join()
+        for process in processes:
+            process.close_pipes()
+
+
+def _stream(arrived: queue.Queue[tuple[bool, Any] | None], active: int) -> Iterator[Any]:
+    while active:
+        answer = arrived.get()
+        if answer is None:
+            active -= 1
+            continue
+        done, value = answer
+        if not done:
+            raise value
+        yield value
+
+
+def _draw(
+    process: _Process,
+    payload: bytes,
+    share: Any,
+    arrived: queue.Queue[tuple[bool, Any] | None],
+    stop: threading.Event,
+) -> None:
+    """Put what a process yields into `arrived`, and None at its end."""
+    process.send_work(payload)
+    try:
+        for done, value in process.ask_for_all(share):
+            _put(arrived, (done, value if done else _failure("a share", value)), stop)
+    except (EOFError, OSError):
+        death = WorkerError(
+            f"a worker died ({process.obituary()}); run the same command again, it goes on where "
+            "it stopped"
+        )
+        _put(arrived, (False, death), stop)
+    _put(arrived, None, stop)
+
+
+def _put(arrived: queue.Queue[Any], item: Any, stop: threading.Event) -> None:
+    while not stop.is_set():
+        with suppress(queue.Full):
+            arrived.put(item, timeout=_TICK_S)
+            return
 
 
 def _run_here(
@@ -246,6 +320,17 @@ class _Process:
     def ask(self, item: Any) -> tuple[bool, Any]:
         message = pickle.dumps(item)
         self._to.send_bytes(message)
+        return self._hear()
+
+    def ask_for_all(self, share: Any) -> Iterator[tuple[bool, Any]]:
+        """What the work on a share yields; an error is the last."""
+        self._to.send_bytes(pickle.dumps(share))
+        while (answer := self._hear()) != (True, None):
+            yield answer
+            if not answer[0]:
+                return
+
+    def _hear(self) -> tuple[bool, Any]:
         reply, buffers = _receive(self._from)
         try:
             answer: tuple[bool, Any] = pickle.loads(reply, buffers=buffers)
@@ -292,11 +377,21 @@ def serve() -> None:
     while True:
         message = messages.get()
         answer = work if not work[0] else _try(lambda each: work[1](pickle.loads(each)), message)
-        reply, buffers = _packed(answer)
-        try:
-            _send(outgoing, reply, buffers)
-        except OSError:
-            os._exit(0)
+        for each in _yielded(answer[1]) if isinstance(answer[1], Iterator) else (answer,):
+            reply, buffers = _packed(each)
+            try:
+                _send(outgoing, reply, buffers)
+            except OSError:
+                os._exit(0)
+
+
+def _yielded(results: Iterator[Any]) -> Iterator[tuple[bool, Any]]:
+    """Each result of a stream, then None, or the error that ended it."""
+    while True:
+        answer = _try(lambda each: next(each, None), results)
+        yield answer
+        if answer[1] is None or not answer[0]:
+            return
 
 
 def _listen(incoming: Connection, messages: queue.SimpleQueue[bytes]) -> None:

@@ -142,7 +142,7 @@ def test_defaults_on_the_command_line_are_the_stages_own(command: str) -> None:
         ["composite", "--quality", "101"],
         ["composite", "--scale", "0.6", "0.5"],
         ["composite", "--nonsense"],
-        ["crawl"],
+        ["crawl", "--source", "folder", "--kind", "fg"],
         ["crawl", "--kind", "fg", "--source", "nowhere"],
         ["crop", "--size", "3"],
         ["depthmap", "--model", "magic"],
@@ -223,8 +223,18 @@ def test_the_chain_from_a_folder_to_stats(depthgen: Callable[..., Run], tmp_path
         depth = np.full((side, side), 2500, np.uint16)
         Image.fromarray(depth).save(tmp_path / "depth" / f"{name}.png")
     for arguments in (
-        ["crawl", "--kind", "fg", "--from", cutouts],
-        ["crawl", "--kind", "bg", "--from", rooms, "--depth", tmp_path / "depth"],
+        ["crawl", "--source", "folder", "--kind", "fg", "--from", cutouts],
+        [
+            "crawl",
+            "--source",
+            "folder",
+            "--kind",
+            "bg",
+            "--from",
+            rooms,
+            "--depth",
+            tmp_path / "depth",
+        ],
         ["prepare", "--size", "32"],
         ["composite", "--placements", "2", "--workers", "2"],
         ["depthmap"],
@@ -277,13 +287,19 @@ def test_stopping_exits_with_130_and_goes_on_later(
 
 def test_an_empty_folder(depthgen: Callable[..., Run], tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    assert "empty" in said(depthgen("crawl", "--kind", "fg", "--from", tmp_path / "empty"), 1)
-    assert "nowhere" in said(depthgen("crawl", "--kind", "fg", "--from", tmp_path / "nowhere"), 1)
+    assert "empty" in said(
+        depthgen("crawl", "--source", "folder", "--kind", "fg", "--from", tmp_path / "empty"), 1
+    )
+    assert "nowhere" in said(
+        depthgen("crawl", "--source", "folder", "--kind", "fg", "--from", tmp_path / "nowhere"), 1
+    )
 
 
 def test_37_backgrounds_when_100_are_asked(depthgen: Callable[..., Run], tmp_path: Path) -> None:
     rooms = fill(tmp_path / "bg", {f"{number:03d}.png": room(40, number) for number in range(37)})
-    result = depthgen("crawl", "--kind", "bg", "--from", rooms, "--count", "100")
+    result = depthgen(
+        "crawl", "--source", "folder", "--kind", "bg", "--from", rooms, "--count", "100"
+    )
     sentence = said(result, 1)
     assert "37" in sentence
     assert "100" in sentence
@@ -319,7 +335,7 @@ def test_bad_pictures_are_refused_with_a_reason_and_the_rest_goes_on(
     depthgen: Callable[..., Run], tmp_path: Path
 ) -> None:
     rooms = fill(tmp_path / "bg", {**bad_pictures(), "good.png": room()})
-    result = depthgen("crawl", "--kind", "bg", "--from", rooms)
+    result = depthgen("crawl", "--source", "folder", "--kind", "bg", "--from", rooms)
     assert (result.returncode, result.stderr) == (0, "")
     assert "refused" in result.stdout
     lines = (tmp_path / "W" / "sources" / "sources.jsonl").read_text().splitlines()
@@ -328,7 +344,9 @@ def test_bad_pictures_are_refused_with_a_reason_and_the_rest_goes_on(
     assert len(verdicts) == 5
     assert all(line["verdict"] == "refused" and line["reason"] for line in verdicts.values())
     only_bad = fill(tmp_path / "bad", bad_pictures())
-    assert "refused" in said(depthgen("crawl", "--kind", "bg", "--from", only_bad), 1)
+    assert "refused" in said(
+        depthgen("crawl", "--source", "folder", "--kind", "bg", "--from", only_bad), 1
+    )
 
 
 def test_unusual_pictures_are_handled(depthgen: Callable[..., Run], tmp_path: Path) -> None:
@@ -346,7 +364,7 @@ def test_unusual_pictures_are_handled(depthgen: Callable[..., Run], tmp_path: Pa
     palette = cutout(52).convert("RGB").quantize(32)
     palette.save(cutouts / "palette.png", transparency=0)
     for kind, folder in (("bg", rooms), ("fg", cutouts)):
-        result = depthgen("crawl", "--kind", kind, "--from", folder)
+        result = depthgen("crawl", "--source", "folder", "--kind", kind, "--from", folder)
         assert (result.returncode, result.stderr) == (0, "")
         assert "refused 0" in result.stdout
     for command in (["prepare", "--size", "32"], ["composite", "--placements", "1"], ["verify"]):
@@ -357,7 +375,9 @@ def test_unusual_pictures_are_handled(depthgen: Callable[..., Run], tmp_path: Pa
 def test_a_cutout_that_cannot_be_seen(depthgen: Callable[..., Run], tmp_path: Path) -> None:
     clear = np.zeros((40, 40, 4), np.uint8)
     folder = fill(tmp_path / "fg", {"clear.png": Image.fromarray(clear)})
-    assert "fully transparent" in said(depthgen("crawl", "--kind", "fg", "--from", folder), 1)
+    assert "fully transparent" in said(
+        depthgen("crawl", "--source", "folder", "--kind", "fg", "--from", folder), 1
+    )
 
 
 def test_a_full_disk_is_one_sentence_and_loses_nothing(

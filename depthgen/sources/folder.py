@@ -10,12 +10,52 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from depthgen.errors import StageError
-from depthgen.sources.intake import Candidate, Offer
+from depthgen.sources.candidate import Candidate, Offer
+from depthgen.sources.outcome import Outcome, by_reason, too_few
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
+    from depthgen.sources.intake import Intake
+    from depthgen.sources.options import CrawlOptions
+    from depthgen.stage import Progress
+
 _DEPTH_SUFFIXES = (".png", ".npy")
+
+
+def open_source(options: CrawlOptions) -> Callable[[Intake, Progress], Outcome]:
+    """List the folder; the result takes its pictures in. Raises `StageError` if it has none."""
+    assert options.origin is not None, "CrawlOptions checks this"
+    found = candidates(options.origin, options.depth_origin, options.limits.max_bytes)
+    if not found:
+        raise StageError(f"{options.origin} holds no file to take; name another with --from")
+    return partial(_fill, options, found)
+
+
+def _fill(
+    options: CrawlOptions, found: Sequence[Candidate], intake: Intake, progress: Progress
+) -> Outcome:
+    count = options.count
+    wanted = len(found) if count is None else min(count, len(found))
+    progress(0, wanted)
+    for seen, candidate in enumerate(found, 1):
+        if intake.kept == count:
+            break
+        intake.offer(candidate)
+        progress(min(wanted, seen if count is None else intake.kept), wanted)
+    counts = {
+        "offered": len(found),
+        "added": intake.added,
+        "refused": intake.reasons.total(),
+    }
+    why = by_reason(intake.reasons)
+    problem = None
+    if intake.kept < (count or 1):
+        advice = "add more pictures there, or take a second folder with --from"
+        where, standing = str(options.origin), intake.kept
+        problem = too_few(where, options.kind, standing, count, intake.reasons, advice)
+    return Outcome(counts, (why,) if why else (), problem)
 
 
 def candidates(folder: Path, depth_folder: Path | None, max_bytes: int) -> list[Candidate]:

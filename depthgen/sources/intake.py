@@ -12,25 +12,21 @@ import hashlib
 import logging
 import time
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from depthgen.errors import StageError
-from depthgen.files import write_atomically
+from depthgen.files import remove_leftovers, write_all_atomically, write_atomically
+from depthgen.sources import screen as reasons
+from depthgen.sources.candidate import Candidate, Judged, Offer, judge
+from depthgen.sources.likeness import Likenesses
 from depthgen.sources.provenance import ProvenanceWriter, Sighting, read_provenance
-from depthgen.sources.screen import (
-    DUPLICATE,
-    UNREADABLE,
-    Limits,
-    Verdict,
-    depth_problem,
-    screen,
-)
+from depthgen.sources.screen import Limits, Verdict, depth_problem, screen
 from depthgen.workspace import parse_picture, picture_stem
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Collection, Sequence
     from types import TracebackType
     from typing import Self
 
@@ -38,48 +34,34 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 _DEPTH_SUFFIXES = (".png", ".npy")
-
-
-@dataclass(frozen=True)
-class Offer:
-    """A file that a source offers; `read` gives its bytes or raises `OSError`.
-
-    origin: its absolute path, its URL, or what it was rendered from. name: for messages.
-    """
-
-    origin: str
-    name: str
-    read: Callable[[], bytes]
-
-
-@dataclass(frozen=True)
-class Candidate(Offer):
-    """A picture that a source offers, and the depth map that belongs to it, if there is one."""
-
-    source: str
-    depth: Offer | None = None
+Duplicates = Literal["refuse", "note", "ignore"]
 
 
 class Intake:
     """Takes the pictures of one kind into a workspace, whose lock the caller holds.
 
-    dedupe: refuse a picture whose bytes are there already, instead of noting `duplicate_of`.
+    duplicates: what to do with a picture whose bytes or looks are there already.
     `reasons` counts the refusals of this run, `kept` what stands from the candidates offered,
     `added` the new ones and `depths` the depth maps that came in. Raises `StageError` where the
     disk says no.
     """
 
-    def __init__(self, workspace: Workspace, kind: Kind, limits: Limits, dedupe: bool) -> None:
+    def __init__(
+        self, workspace: Workspace, kind: Kind, limits: Limits, duplicates: Duplicates
+    ) -> None:
         self._workspace, self._kind = workspace, kind
-        self._limits, self._dedupe = limits, dedupe
+        self._limits, self._duplicates = limits, duplicates
         self._root = workspace.provenance.parent
         seen = [each for each in read_provenance(workspace.provenance) if each.kind == kind]
         # The last line about a picture is the one that holds.
         self._seen = {(each.origin, each.sha256): each for each in seen}
+        self._by_origin = {each.origin: each for each in seen}
         self._first: dict[str, str] = {}
-        for each in seen:
-            if each.file and (self._root / each.file).exists():
-                self._first.setdefault(each.sha256, each.file)
+        self._alike = Likenesses()
+        for each in self._seen.values():
+            if self._stands(each):
+                # None of those that were taken in before looks were compared.
+                self._remember(each.sha256, each.phash or None, each.file)
         self._orphans, self._next = self._look_around({each.file for each in seen})
         self._provenance = ProvenanceWriter(workspace.provenance)
         self.kept = self.added = self.depths = 0
@@ -91,59 +73,130 @@ class Intake:
         orphans: dict[str, Path] = {}
         highest = max((parsed[1] for name in known if (parsed := parse_picture(name))), default=-1)
         folder = self._workspace.sources(self._kind)
+        remove_leftovers(folder)
         for path in _pictures(folder):
             parsed = parse_picture(path.name)
             assert parsed is not None, "_pictures gives nothing else"
             highest = max(highest, parsed[1])
             if self._relative(path) not in known:
-                orphans[_sha256_of(path)] = path
+                sha256 = _sha256_of(path)
+                orphans[sha256] = path
+                self._remember(sha256, None, self._relative(path))
         return orphans, highest + 1
+
+    def _remember(self, sha256: str, phash: str | None, file: str) -> None:
+        """Know a copy again, by its bytes and by its looks; None: it is to be looked at."""
+        if self._duplicates == "ignore" or self._first.setdefault(sha256, file) != file:
+            return
+        if phash is None:
+            phash = screen(_read(self._root / file), self._kind, Limits(1)).phash
+        self._alike.add(phash, file)
+
+    def _stands(self, sighting: Sighting) -> bool:
+        return bool(sighting.file) and (self._root / sighting.file).exists()
 
     def _relative(self, path: Path) -> str:
         return path.relative_to(self._root).as_posix()
 
     def holds(self, origin: str) -> bool:
         """Whether a picture of this origin was kept before and is still there."""
-        return any(
-            where == origin and each.file and (self._root / each.file).exists()
-            for (where, _), each in self._seen.items()
+        earlier = self._by_origin.get(origin)
+        return earlier is not None and self._stands(earlier)
+
+    def settled(self, origin: str, overruled: Collection[str] = ()) -> str | None:
+        """What was decided about an origin, if that still holds: a reason, or "" if it was kept.
+
+        None if it was not seen, is to be tried again, or was refused by a limit that has changed.
+        overruled: reasons that count no longer.
+        """
+        earlier = self._by_origin.get(origin)
+        if earlier is None or earlier.verdict == "failed" or earlier.reason in overruled:
+            return None
+        if not earlier.reason:
+            return "" if self._stands(earlier) else None
+        limits, side = self._limits, min(earlier.width, earlier.height)
+        changed = {
+            reasons.TOO_SMALL: side >= limits.min_size,
+            reasons.TOO_LARGE: earlier.bytes <= limits.max_bytes,
+            reasons.DUPLICATE: not (self._root / earlier.duplicate_of).exists(),
+            reasons.NEAR_DUPLICATE: not (self._root / earlier.duplicate_of).exists(),
+        }
+        return None if changed.get(earlier.reason) else earlier.reason
+
+    def standing(self, source: str, keywords: Collection[str]) -> int:
+        """How many pictures of a source, found by one of these keywords, are there."""
+        return sum(
+            each.source == source and each.keyword in keywords and self._stands(each)
+            for each in self._by_origin.values()
         )
 
     def offer(self, candidate: Candidate) -> bool:
+        """Judge a candidate and settle it."""
+        return self.settle(judge(candidate, self._kind, self._limits))
+
+    def settle(self, judged: Judged) -> bool:
         """Take one picture in, or refuse it; True if it stands, from this run or an earlier one."""
-        sighting, data, verdict = self._judge(candidate)
+        return self.settle_all([judged])[0]
+
+    def settle_all(self, batch: Sequence[Judged]) -> list[bool]:
+        """Settle some at once: their files are synced first, then their lines, together."""
+        files: list[tuple[Path, bytes]] = []
+        decided = [self._settle(judged, files) for judged in batch]
+        write_all_atomically(files)
+        lines = [
+            self._take_depth(line, judged.candidate.depth)
+            if line.verdict == "kept" and judged.candidate.depth
+            else line
+            for judged, (_, line) in zip(batch, decided, strict=True)
+            if line is not None
+        ]
+        self._provenance.add(*lines)
+        for line in lines:
+            self._know(line)
+        return [stands for stands, _ in decided]
+
+    def _settle(
+        self, judged: Judged, files: list[tuple[Path, bytes]]
+    ) -> tuple[bool, Sighting | None]:
+        """Whether a picture stands, and what is to be written down, if that is news.
+
+        files: takes what is to be written.
+        """
+        candidate = judged.candidate
+        sighting = self._decide(judged)
         earlier = self._seen.get((candidate.origin, sighting.sha256))
-        if earlier is not None and earlier.file and (self._root / earlier.file).exists():
+        if earlier is not None and self._stands(earlier):
             self.kept += 1
             if candidate.depth is not None and not self._has_depth(earlier):
                 self._add_depth(earlier, candidate.depth)
-            return True
+            return True, None
         if sighting.verdict == "kept":
             lost = self._root / earlier.file if earlier is not None and earlier.file else None
-            path = lost or self._path_for(verdict)
-            sighting = self._take(sighting, candidate, data, path)
+            path = lost or self._path_for(judged.verdict)
+            files.append((path, judged.data))
             self.kept += 1
             self.added += 1
-        else:
-            self.reasons[sighting.reason] += 1
-            _log.info("%s is refused: %s", candidate.name, sighting.reason)
-        if earlier is None or (earlier.verdict, earlier.reason) != (
-            sighting.verdict,
-            sighting.reason,
-        ):
-            self._provenance.add(sighting)
-        self._seen[candidate.origin, sighting.sha256] = sighting
-        return sighting.verdict == "kept"
+            return True, self._named(sighting, path)
+        self.reasons[sighting.reason] += 1
+        _log.info("%s is refused: %s", candidate.name, sighting.reason)
+        # How many bytes it has decides whether it is asked for again.
+        is_news = earlier is None or (
+            (earlier.reason, earlier.bytes) != (sighting.reason, sighting.bytes)
+        )
+        return False, sighting if is_news else None
 
-    def _judge(self, candidate: Candidate) -> tuple[Sighting, bytes, Verdict]:
-        try:
-            data = candidate.read()
-            verdict = screen(data, self._kind, self._limits)
-        except OSError:
-            data, verdict = b"", Verdict(UNREADABLE)
-        duplicate_of = self._first.get(verdict.sha256, "") if not verdict.reason else ""
-        reason = DUPLICATE if duplicate_of and self._dedupe else verdict.reason
-        sighting = Sighting(
+    def _know(self, sighting: Sighting) -> None:
+        self._seen[sighting.origin, sighting.sha256] = sighting
+        self._by_origin[sighting.origin] = sighting
+
+    def _decide(self, judged: Judged) -> Sighting:
+        candidate, verdict = judged.candidate, judged.verdict
+        reason, duplicate_of = verdict.reason, ""
+        if not reason and verdict.sha256 not in self._orphans:
+            likeness, duplicate_of = self._find_twin(verdict)
+            reason = likeness if duplicate_of and self._duplicates == "refuse" else ""
+        passing = reason in reasons.PASSING
+        return Sighting(
             kind=self._kind,
             source=candidate.source,
             origin=candidate.origin,
@@ -152,12 +205,23 @@ class Intake:
             sha256=verdict.sha256,
             width=verdict.width,
             height=verdict.height,
-            bytes=len(data),
-            verdict="refused" if reason else "kept",
+            bytes=judged.nbytes,
+            verdict="failed" if passing else "refused" if reason else "kept",
             reason=reason,
             duplicate_of=duplicate_of,
+            phash=verdict.phash,
+            page_url=candidate.page_url,
+            title=candidate.title,
+            keyword=candidate.keyword,
+            license=candidate.license,
+            http_status=judged.http_status,
         )
-        return sighting, data, verdict
+
+    def _find_twin(self, verdict: Verdict) -> tuple[str, str]:
+        """(in what way, which copy) there is already, the second empty if there is none."""
+        if verdict.sha256 in self._first:
+            return reasons.DUPLICATE, self._first[verdict.sha256]
+        return reasons.NEAR_DUPLICATE, self._alike.nearest(verdict.phash) or ""
 
     def _path_for(self, verdict: Verdict) -> Path:
         """Where a picture goes: a copy that a kill left behind, or the next number."""
@@ -168,14 +232,14 @@ class Intake:
         self._next += 1
         return self._workspace.sources(self._kind) / f"{stem}{verdict.suffix}"
 
-    def _take(self, sighting: Sighting, candidate: Candidate, data: bytes, path: Path) -> Sighting:
-        write_atomically(path, data)
+    def _named(self, sighting: Sighting, path: Path) -> Sighting:
+        """The sighting of a picture that is kept at `path`, and will be known again."""
         file = self._relative(path)
-        first = self._first.setdefault(sighting.sha256, file)
-        if first != file:
-            self.notes.append(f"{file} ({candidate.name}) has the same bytes as {first}")
-        sighting = replace(sighting, file=file)
-        return self._take_depth(sighting, candidate.depth) if candidate.depth else sighting
+        if sighting.duplicate_of:
+            how = "has the same bytes as" if sighting.sha256 in self._first else "looks the same as"
+            self.notes.append(f"{file} ({sighting.name}) {how} {sighting.duplicate_of}")
+        self._remember(sighting.sha256, sighting.phash, file)
+        return replace(sighting, file=file)
 
     def _has_depth(self, sighting: Sighting) -> bool:
         return bool(sighting.depth_file) and (self._root / sighting.depth_file).exists()
@@ -234,8 +298,12 @@ def _pictures(folder: Path) -> list[Path]:
 
 
 def _sha256_of(path: Path) -> str:
+    return hashlib.sha256(_read(path)).hexdigest()
+
+
+def _read(path: Path) -> bytes:
     try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
+        return path.read_bytes()
     except OSError as error:
         raise StageError(f"cannot read {path}: {error.strerror}; move it away") from error
 

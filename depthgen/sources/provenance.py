@@ -1,7 +1,8 @@
-"""Where every picture came from: `sources.jsonl`, one line of JSON a picture seen.
+"""Where every picture came from: `sources.jsonl`, one line of JSON a picture or URL seen.
 
-The one rule: lines are only ever added, each synced to the disk before the next picture is looked
-at; a line torn by a kill is dropped by the next reader and cut off by the next writer.
+The one rule: lines are only ever added, and synced to the disk before anything else is done; a
+line torn by a kill is dropped by the next reader and cut off by the next writer. Where a
+picture has several lines, for it was tried again, the last one holds.
 """
 
 from __future__ import annotations
@@ -27,10 +28,13 @@ class Sighting:
 
     source: `folder`, `bing`, …  origin: its absolute path, or its URL. name: what to call it.
     time: UTC, ISO 8601. sha256: hex, of the file's bytes; empty where they were not read.
-    width, height: pixels as shown, 0 where unknown. reason: why it was refused, else empty.
-    file: the copy, relative to the folder of this file; duplicate_of: an earlier copy of the same
-    bytes. depth_origin, depth_file: the depth map that came with it; depth_problem: why that was
-    left out.
+    width, height: pixels as shown, 0 where unknown. verdict: `failed` is a refusal for a reason
+    that may pass. reason: why it was not kept, else empty. file: the copy, relative to the folder
+    of this file; duplicate_of: an earlier copy of the same bytes, or one that looks the same.
+    phash: the perceptual hash of what was let in. page_url, title, keyword, license: the page it
+    was found on, its title there, what was searched for, and with which licence filter.
+    http_status: of the last answer. depth_origin, depth_file: the depth map that came with it;
+    depth_problem: why that was left out.
     """
 
     kind: Kind
@@ -42,10 +46,16 @@ class Sighting:
     width: int
     height: int
     bytes: int
-    verdict: Literal["kept", "refused"]
+    verdict: Literal["kept", "refused", "failed"]
     reason: str = ""
     file: str = ""
     duplicate_of: str = ""
+    phash: str = ""
+    page_url: str = ""
+    title: str = ""
+    keyword: str = ""
+    license: str = ""
+    http_status: int | None = None
     depth_origin: str = ""
     depth_file: str = ""
     depth_problem: str = ""
@@ -88,14 +98,12 @@ class ProvenanceWriter:
         except OSError as error:
             raise StageError(f"cannot write {path}: {error.strerror}") from error
 
-    def add(self, sighting: Sighting) -> None:
-        """Append one line and sync it. Fields without a value are left out."""
-        values = {key: value for key, value in vars(sighting).items() if value != ""}
-        values.setdefault("sha256", "")
-        # Escaped: a file name need not be valid UTF-8.
-        line = json.dumps(values) + "\n"
+    def add(self, *sightings: Sighting) -> None:
+        """Append a line for each and sync them. Fields without a value are left out."""
+        if not sightings:
+            return
         try:
-            self._stream.write(line.encode("ascii"))
+            self._stream.write(b"".join(map(_line, sightings)))
             self._stream.flush()
             os.fsync(self._stream.fileno())
         except OSError as error:
@@ -111,3 +119,10 @@ class ProvenanceWriter:
         traceback: TracebackType | None,
     ) -> None:
         self._stream.close()
+
+
+def _line(sighting: Sighting) -> bytes:
+    values = {key: value for key, value in vars(sighting).items() if value not in ("", None)}
+    values.setdefault("sha256", "")
+    # Escaped: a file name need not be valid UTF-8.
+    return json.dumps(values).encode("ascii") + b"\n"

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 from depthgen import images
 from depthgen.errors import OptionsError
-from depthgen.sources.intake import Candidate, Intake, Offer
+from depthgen.sources.candidate import Candidate, Offer
+from depthgen.sources.intake import Intake
 from depthgen.sources.render import render_background, render_cutout
 from depthgen.sources.screen import Limits
 from depthgen.stage import Progress, Summary, no_progress, open_adding_stage
@@ -71,7 +72,7 @@ def run(workspace: Workspace, options: RenderOptions, progress: Progress = no_pr
     with ExitStack() as stack:
         this_run = stack.enter_context(open_adding_stage(workspace, "render", settings, outputs))
         intakes = {
-            kind: stack.enter_context(Intake(workspace, kind, Limits(_MIN_SIDE), dedupe=False))
+            kind: stack.enter_context(Intake(workspace, kind, Limits(_MIN_SIDE), "ignore"))
             for kind in _kinds(options)
         }
         missing = [

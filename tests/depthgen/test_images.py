@@ -153,7 +153,7 @@ def test_what_is_no_picture_is_refused_by_its_name(mode: images.Mode) -> None:
     ):
         with pytest.raises(ImageError, match=r"^bg_007\.jpg "):
             images.decode(data, mode, name="bg_007.jpg")
-        for ask in (images.size_of, images.suffix_of, images.decode_depth):
+        for ask in (images.size_of, images.identify, images.decode_depth):
             with pytest.raises(ImageError, match=r"^bg_007\.jpg "):
                 ask(data, name="bg_007.jpg")
 

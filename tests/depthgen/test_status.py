@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -146,12 +147,31 @@ def test_every_option_of_a_manifest_can_be_typed_again() -> None:
         "render": RenderOptions(),
         "crop": CropOptions(),
         "composite": CompositeOptions(),
-        "crawl": CrawlOptions(source="folder", origin=Path("x")),
+        "crawl": CrawlOptions(),
     }
     for stage, values in options.items():
-        settings = {**vars(values), "source": "", "kind": "", "origin": None}
+        settings = vars(values) | {"kind": ""}
         said = retype(Path("data"), stage, json.loads(json.dumps(settings)))
         assert said == f"depthgen {stage}"
+
+
+def test_a_crawl_can_be_typed_again_but_for_what_is_secret() -> None:
+    values: dict[str, Any] = {
+        "source": "flickr",
+        "kind": "fg",
+        "keywords": ("polar bear", "cat"),
+        "license": "commercial",
+        "flickr_key": "mine",
+        "count": 7,
+        "max_bytes": 1000,
+        "deadline_s": 60.0,
+        "allow_private": True,
+    }
+    settings = json.loads(json.dumps(CrawlOptions(**values).settings()))
+    assert retype(Path("data"), "crawl_fg", settings) == (
+        "depthgen crawl --source flickr --kind fg --keyword 'polar bear' --keyword cat --count 7 "
+        "--license commercial --max-bytes 1000 --deadline 60.0 --allow-private"
+    )
 
 
 def test_backgrounds_without_depth_need_it_before_labels(workspace: Workspace) -> None:
