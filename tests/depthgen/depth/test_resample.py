@@ -33,10 +33,10 @@ def pillow(pictures: NDArray[np.uint8], *targets: tuple[int, int]) -> NDArray[np
     return np.stack(found)
 
 
-def ours(pictures: NDArray[np.uint8], target: tuple[int, int]) -> NDArray[np.float64]:
+def matrices(pictures: NDArray[np.uint8], target: tuple[int, int]) -> NDArray[np.uint8]:
     _, height, width, _ = pictures.shape
-    bicubic = PillowBicubic((height, width), target, CPU)
-    return bicubic(torch.from_numpy(pictures)).permute(0, 2, 3, 1).numpy()
+    found = PillowBicubic((height, width), target, CPU).by_matrices(torch.from_numpy(pictures))
+    return found.permute(0, 2, 3, 1).numpy()
 
 
 @settings(max_examples=80, deadline=None)
@@ -45,9 +45,11 @@ def test_bicubic_is_pillows_bit_by_bit_columns_before_rows(
     source: tuple[int, int], target: tuple[int, int], seed: int
 ) -> None:
     pictures = np.random.default_rng(seed).integers(0, 256, (2, *source, 3), dtype=np.uint8)
-    # Newer Pillows may take the rows first; resizing one side at a time leaves them no choice.
+    # A newer Pillow may take the rows first; resizing one side at a time leaves them no choice.
     wanted = pillow(pictures, (source[0], target[1]), target)
-    assert np.array_equal(ours(pictures, target), wanted)
+    assert np.array_equal(matrices(pictures, target), wanted)
+    given_pillow = PillowBicubic(source, target, CPU)(torch.from_numpy(pictures))
+    assert np.array_equal(given_pillow.permute(0, 2, 3, 1).numpy(), wanted)
 
 
 @pytest.mark.parametrize("size", [(200, 200), (192, 192), (96, 96), (480, 640), (300, 1500)])
@@ -56,7 +58,7 @@ def test_bicubic_to_the_networks_input_is_pillows_where_overshoot_is_clipped(
 ) -> None:
     # Black and white alone: bicubic runs over both ends at every edge.
     pictures = np.random.default_rng(1).integers(0, 2, (1, *size, 3), dtype=np.uint8) * 255
-    assert np.array_equal(ours(pictures, (480, 640)), pillow(pictures, (480, 640)))
+    assert np.array_equal(matrices(pictures, (480, 640)), pillow(pictures, (480, 640)))
 
 
 @settings(max_examples=80, deadline=None)
