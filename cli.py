@@ -41,6 +41,15 @@ QUALITY = click.option(
 AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
+def _number_or_auto(_: click.Context, option: click.Parameter, value: str | None) -> int | None:
+    """A number above 0, or 0 for auto."""
+    if value in (None, "auto"):
+        return None
+    if not value.isdecimal() or not int(value):
+        raise click.BadParameter(f"{value!r} is neither auto nor a number above 0", param=option)
+    return int(value)
+
+
 class _Chain(click.Group):
     """Lists the commands in the order of the chain."""
 
@@ -246,22 +255,49 @@ def composite(session: Session, /, dry_run: bool, **options: Any) -> None:
 
 
 @main.command()
-@click.option("--model", default="auto", show_default=True, help="Who computes depth: layered.")
+@click.option(
+    "--model",
+    default="auto",
+    show_default=True,
+    help="layered, densedepth, keras, onnx, depth-anything-v2-small, …, a hub id or a folder.",
+)
+@click.option("--weights", type=click.Path(path_type=Path), help="The network's file or folder.")
+@click.option("--bg-model", help="With layered: the network that knows the backgrounds' depth.")
 @click.option("--batch", type=int, default=1000, show_default=True, help="Samples a commit.")
-@click.option("--bits", type=int, default=8, show_default=True, help="Of a label pixel: 8 or 16.")
+@click.option(
+    "--forward-batch", callback=_number_or_auto, help="Samples a forward pass.  [default: auto]"
+)
+@click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, mps, …")
+@click.option(
+    "--precision", default="auto", show_default=True, help="float32, bf16, fp16; of a network."
+)
+@click.option("--bits", type=int, default=8, show_default=True, help="Of a label: 8, 16 or 32.")
+@click.option("--quantity", help="What a Keras or ONNX file gives, where it does not say.")
+@click.option("--input-size", type=(int, int), metavar="H W", help="Of its input, likewise.")
+@click.option("--dry-run", is_flag=True, help="Time a few batches, print the forecast, and stop.")
 @WORKERS
 @OVERWRITE
 @click.pass_obj
-def depthmap(session: Session, /, **options: Any) -> None:
+def depthmap(session: Session, /, dry_run: bool, **options: Any) -> None:
     """Label every composite with depth.
 
-    Writes depth_fg_bg.zip. The model `layered` needs no network: it sets each cut-out as an upright
-    plane into the exact depth of its background.
+    Writes depth_fg_bg.zip. `auto` is layered if the backgrounds have depth: each cut-out as an
+    upright plane in it, without a network. Else it is DenseDepth, if its weights are found, else
+    Depth Anything V2 Small.
     """
     from depthgen import depth as stage
 
     given = stage.DepthmapOptions(**_given(options))
-    session.report(stage.run(session.workspace, given, session.progress("depthmap")))
+    plan = stage.prepare(session.workspace, given, session.say)
+    session.say(plan.text())
+    if dry_run:
+        expected = plan.forecast()
+        click.echo(
+            f"{expected.samples:,} labels in about {duration(max(1, expected.seconds))}, "
+            f"{expected.samples / expected.seconds:,.1f} a second"
+        )
+        return
+    session.report(stage.run(session.workspace, given, session.progress("depthmap"), plan))
 
 
 @main.command()

@@ -232,6 +232,11 @@ def size_of(data: Data, *, name: str = "picture", max_pixels: int = MAX_PIXELS) 
     return width, height
 
 
+def encode_depth(depth: NDArray[Any]) -> bytes:
+    """The inverse of `decode_depth`: a grey PNG of uint8 or uint16, `.npy` of float32."""
+    return npy.encode(depth) if depth.dtype == np.float32 else encode_png(depth)
+
+
 def decode_depth(data: Data, *, name: str = "depth map") -> NDArray[Any]:
     """A depth map as it is stored: uint8 or uint16 from a grey PNG, float32 from `.npy`; (H, W).
 

@@ -1,4 +1,4 @@
-"""Reading a `.npy` depth map; only `images` uses this.
+"""Reading and writing a `.npy` depth map; only `images` uses this.
 
 `numpy.load` makes room for whatever the header claims. The one rule: the header is believed only as
 far as the bytes go.
@@ -35,3 +35,10 @@ def decode(data: bytes | bytearray | memoryview) -> NDArray[np.float32]:
     with np.errstate(over="ignore"):  # beyond float32 is infinitely far
         array = np.frombuffer(values, dtype).astype(np.float32)
     return array.reshape(shape, order="F" if by_column else "C")
+
+
+def encode(array: NDArray[np.float32]) -> bytes:
+    """The bytes of a `.npy` file."""
+    stream = io.BytesIO()
+    np.save(stream, array)
+    return stream.getvalue()

@@ -6,7 +6,6 @@ ones. The tables in `labels/` are copied as they are: their coordinates are of t
 
 from __future__ import annotations
 
-import io
 import re
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -218,7 +217,7 @@ class Resizer:
         shrink = partial(images.resize, width=self.size, height=self.size, how="area")
         if self.name == "depth_fg_bg":
             depth = shrink(images.decode_depth(data, name=member))
-            return _npy(depth) if depth.dtype == np.float32 else images.encode_png(depth)
+            return images.encode_depth(depth)
         if self.name == "fg_bg_mask":
             mask = shrink(images.decode(data, "L", name=member)) >= _WHITE
             if member.endswith(".png"):
@@ -226,9 +225,3 @@ class Resizer:
             return images.encode_jpeg(mask * np.uint8(255), self.quality)
         rgb = shrink(images.decode(data, "RGB", name=member))
         return images.encode_jpeg(rgb, self.quality)
-
-
-def _npy(depth: np.ndarray) -> bytes:
-    stream = io.BytesIO()
-    np.save(stream, depth)
-    return stream.getvalue()

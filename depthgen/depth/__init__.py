@@ -1,5 +1,5 @@
 """Depth labels for composites: what they mean, who computes them, and the stage itself."""
 
-from depthgen.depth.run import DepthmapOptions, run
+from depthgen.depth.run import DepthmapOptions, prepare, run
 
-__all__ = ["DepthmapOptions", "run"]
+__all__ = ["DepthmapOptions", "prepare", "run"]

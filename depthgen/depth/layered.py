@@ -9,13 +9,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
-from zlib import crc32
 
 import numpy as np
 
 from depthgen import images
 from depthgen.archive import Archive, Entry, files_of
-from depthgen.depth.quantity import FAR_M, Quantity, quantise, to_metres
+from depthgen.depth.quantity import FAR_M, Quantity, label_entry, quantise, to_metres
 from depthgen.errors import StageError
 from depthgen.workspace import (
     Member,
@@ -23,7 +22,6 @@ from depthgen.workspace import (
     parse_member,
     parse_picture,
     picture_stem,
-    sample_member,
 )
 
 if TYPE_CHECKING:
@@ -58,16 +56,20 @@ def plane_depth(mask: NDArray[np.bool_], background_m: NDArray[np.float64]) -> f
 class LayeredLabeller:
     """Labels samples from their masks and the backgrounds' depth; what a worker runs.
 
-    shards: the files of fg_bg_mask.zip. A unit is (shard, start, stop): members of that file.
+    depth: the archive of the backgrounds' depth. shards: the files of fg_bg_mask.zip. A unit is
+    (shard, start, stop): members of that file. over: the network that computed the backgrounds'
+    depth, empty where it is their own.
     """
 
-    workspace: Workspace
+    depth: Path
     shards: tuple[Path, ...]
     bits: int
     size: int
+    over: str = ""
 
     def quantity(self) -> Quantity:
-        return Quantity("depth_m", FAR_M, self.bits, "layered", self.size)
+        model = f"layered over {self.over}" if self.over else "layered"
+        return Quantity("depth_m", FAR_M, self.bits, model, self.size)
 
     def __call__(self, unit: tuple[int, int, int]) -> list[list[Entry]]:
         """The label members of one unit."""
@@ -79,8 +81,7 @@ class LayeredLabeller:
             name = masks.name(index)
             member = parse_member(name)
             assert member is not None, "the stage counted sample members only"
-            label = images.encode_png(self._label(member, name, masks[index]))
-            entries.append((sample_member("depth_fg_bg", member, ".png"), label, crc32(label)))
+            entries.append(label_entry(member, self._label(member, name, masks[index])))
         return [entries]
 
     def _label(self, member: Member, name: str, data: memoryview) -> NDArray[Any]:
@@ -102,7 +103,7 @@ class LayeredLabeller:
         """(depth in metres, the same as a label) of a background."""
         if bg not in self._backgrounds:
             if bg not in self._members:
-                raise StageError(f"bg_depth.zip has no depth for {picture_stem('bg', bg)}")
+                raise StageError(f"{self.depth} has no depth for {picture_stem('bg', bg)}")
             name = self._members[bg]
             metres = to_metres(images.decode_depth(self._depth[name], name=name), name)
             self._backgrounds.clear()  # samples come background by background
@@ -115,7 +116,7 @@ class LayeredLabeller:
 
     @cached_property
     def _depth(self) -> Archive:
-        return Archive.open(self.workspace.archive("bg_depth"))
+        return Archive.open(self.depth)
 
     @cached_property
     def _members(self) -> dict[int, str]:
@@ -127,7 +128,7 @@ class LayeredLabeller:
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Open archives stay here: a worker opens its own.
-        return type(self), (self.workspace, self.shards, self.bits, self.size)
+        return type(self), (self.depth, self.shards, self.bits, self.size, self.over)
 
 
 def backgrounds_with_depth(workspace: Workspace) -> set[int]:

@@ -1,153 +1,169 @@
 """The stage `depthmap`: labels every composite, batch by batch, into depth_fg_bg.zip.
 
-A labeller turns a batch of samples into label members; this module chooses one and drives it. The
-one rule: a batch is on the disk before the next one is counted as done.
+`prepare` decides who labels and measures what there is to measure; `run` labels. The one rule: what
+was decided stands in the manifest, and a run that goes on keeps to it.
 """
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Protocol
-from zlib import crc32
+from typing import TYPE_CHECKING, Any
 
-from depthgen import images
-from depthgen.archive import Archive, Entry
-from depthgen.depth.layered import LayeredLabeller, backgrounds_with_depth
+from depthgen.archive import Archive
+from depthgen.depth.choose import choose_network
+from depthgen.depth.layered import backgrounds_with_depth
 from depthgen.errors import OptionsError, StageError
-from depthgen.produce import Part, produce
-from depthgen.stage import (
-    Progress,
-    Summary,
-    archive_digest,
-    no_progress,
-    open_stage,
-    require_archive,
-)
+from depthgen.stage import Progress, Summary, no_progress, open_stage, require_archive
 from depthgen.workers import default_workers
-from depthgen.workspace import DEPTH_INFO_MEMBER, Workspace, parse_member, picture_stem
+from depthgen.workspace import parse_member, picture_stem
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable
     from pathlib import Path
 
-    from depthgen.depth.quantity import Quantity
+    from depthgen.depth.plan import Plan
+    from depthgen.workspace import Workspace
 
-MODELS = ("auto", "layered")
-
-# (shard, first member, one past the last), or None for the member that says what the labels are.
-Batch = tuple[int, int, int] | None
-
-
-class Labeller(Protocol):
-    """What labels a batch; picklable, since workers run it."""
-
-    def quantity(self) -> Quantity: ...
-
-    def __call__(self, unit: tuple[int, int, int]) -> Sequence[Sequence[Entry]]: ...
+LAYERED = "layered"
+PRECISIONS = ("auto", "float32", "bf16", "fp16")
+_QUANTITIES = ("depth_m", "depth_relative", "inverse_depth_relative", "densedepth")
 
 
 @dataclass(frozen=True)
 class DepthmapOptions:
     """How to label. Raises `OptionsError` where a value makes no sense.
 
-    model: who computes depth; "auto" takes the best that the workspace allows. batch: samples that
-    are made and committed together. bits: 8 or 16 a label pixel.
+    model: who computes depth: "layered", "densedepth", "keras", "onnx", a network of the hub by its
+    name here or there, or a folder; "auto" takes the best that the workspace allows. weights: the
+    network's file or folder. bg_model: with "layered", the network that computes the backgrounds'
+    depth; else their own is taken. batch: samples that are committed together. forward_batch:
+    samples that go through the network at once; 0 finds the fastest. device: "auto", "cpu", "cuda",
+    … precision: "auto" is the fastest whose labels are nearly float32's. bits: 8 or 16 a label
+    pixel, or 32 for float32. quantity, input_size: what a Keras or ONNX file's numbers mean, and
+    its input's (height, width), where the file does not say.
     """
 
     model: str = "auto"
+    weights: Path | None = None
+    bg_model: str | None = None
     batch: int = 1000
+    forward_batch: int = 0
+    device: str = "auto"
+    precision: str = "auto"
     bits: int = 8
+    quantity: str | None = None
+    input_size: tuple[int, int] | None = None
     workers: int = field(default_factory=default_workers)
     overwrite: bool = False
 
     def __post_init__(self) -> None:
+        precisions = ", ".join(PRECISIONS)
         checks = (
-            (self.model in MODELS, f"--model {self.model} is not one of {', '.join(MODELS)}"),
             (self.batch >= 1, f"--batch must be at least 1, not {self.batch}"),
-            (self.bits in (8, 16), f"--bits must be 8 or 16, not {self.bits}"),
+            (self.forward_batch >= 0, "--forward-batch must be at least 1, or auto"),
+            (self.bits in (8, 16, 32), f"--bits must be 8, 16 or 32, not {self.bits}"),
+            (
+                self.precision in PRECISIONS,
+                f"--precision must be one of {precisions}, not {self.precision}",
+            ),
+            (
+                self.quantity in (None, *_QUANTITIES),
+                f"--quantity must be one of {', '.join(_QUANTITIES)}, not {self.quantity}",
+            ),
+            (
+                self.bg_model is None or self.model == LAYERED,
+                "--bg-model goes with --model layered",
+            ),
             (self.workers >= 1, f"--workers must be at least 1, not {self.workers}"),
         )
         for fine, complaint in checks:
             if not fine:
                 raise OptionsError(complaint)
 
+    @property
+    def given(self) -> dict[str, Any]:
+        """What the person says of a network file."""
+        said = {"meaning": self.quantity, "size": self.input_size}
+        return {name: value for name, value in said.items() if value is not None}
 
-def run(
-    workspace: Workspace, options: DepthmapOptions, progress: Progress = no_progress
-) -> Summary:
-    """Label every composite of the workspace.
 
+def prepare(
+    workspace: Workspace,
+    options: DepthmapOptions,
+    tell: Callable[[str], None] = lambda _: None,
+) -> Plan:
+    """Decide who labels; of a network, load it and measure how to run it.
+
+    tell: called with what a person should know before it starts: a licence, a download.
     Raises `StageError` if there are no composites, or nothing to label them with.
     """
     require_archive(workspace, "fg_bg_mask", "composite")
-    with Archive.open(workspace.archive("fg_bg_mask")) as masks:
-        shards, samples = masks.paths, len(masks)
-        labeller = _choose(workspace, options, masks)
-    outputs = [path.with_name(path.name.replace("fg_bg_mask", "depth_fg_bg", 1)) for path in shards]
-    quantity = asdict(labeller.quantity())
+    missing = _without_depth(workspace)
+    if options.model == LAYERED and options.bg_model is None and missing:
+        raise StageError(_no_depth(workspace, missing))
+    if options.model == LAYERED or (
+        options.model == "auto" and options.weights is None and not missing
+    ):
+        from depthgen.depth.layered_plan import plan_layered
 
-    def reads() -> dict[str, str]:
-        return {
-            "fg_bg_mask.zip": archive_digest(workspace, "fg_bg_mask", "composite"),
-            "bg_depth.zip": archive_digest(workspace, "bg_depth", "crop"),
-        }
+        over = None
+        if options.bg_model is not None:
+            over = choose_network(workspace, options.bg_model, options.weights, options.given)
+            _needs_torch()
+        return plan_layered(workspace, options, over, tell)
+    network = choose_network(workspace, options.model, options.weights, options.given)
+    _needs_torch()
+    from depthgen.depth.network_plan import plan_network
 
-    settings = {"model": quantity["model"], "bits": options.bits}
-    with open_stage(workspace, "depthmap", settings, reads, outputs, options.overwrite) as stage:
+    return plan_network(workspace, options, network, tell)
+
+
+def run(
+    workspace: Workspace,
+    options: DepthmapOptions,
+    progress: Progress = no_progress,
+    plan: Plan | None = None,
+) -> Summary:
+    """Label every composite of the workspace. plan: what `prepare` gave for these options.
+
+    Raises `StageError` as `prepare` does, and if a network fails on a sample.
+    """
+    plan = plan or prepare(workspace, options)
+    outputs, reads = plan.outputs, plan.reads
+    with open_stage(
+        workspace, "depthmap", plan.settings, reads, outputs, options.overwrite
+    ) as stage:
         if stage.done:
             return stage.summary()
-        parts = [
-            _part(number, shard, output, options.batch)
-            for number, (shard, output) in enumerate(zip(shards, outputs, strict=True))
-        ]
-        work = _Work(labeller, json.dumps(quantity, indent=2) + "\n")
-        produce(parts, work, options.workers, _describe, progress, commit_each=True)
-        return stage.finish({"samples": samples}, **quantity)
+        samples = plan.label(progress)
+        return stage.finish({"samples": samples}, **asdict(plan.quantity), **plan.facts)
 
 
-def _choose(workspace: Workspace, options: DepthmapOptions, masks: Archive) -> Labeller:
-    """The labeller that the options and the workspace allow."""
-    members = [parse_member(name) for name in masks.names]
-    wanted = {member.bg for member in members if member}
-    if None in members or not members:
-        raise StageError(f"{masks.paths[0]} has members that are not masks of samples")
-    missing = sorted(wanted - backgrounds_with_depth(workspace))
-    if missing:
+def _without_depth(workspace: Workspace) -> list[int]:
+    """The backgrounds of the composites that have no depth of their own."""
+    with Archive.open(workspace.archive("fg_bg_mask")) as masks:
+        members = [parse_member(name) for name in masks.names]
+        if None in members or not members:
+            raise StageError(f"{masks.paths[0]} has members that are not masks of samples")
+        wanted = {member.bg for member in members if member}
+    return sorted(wanted - backgrounds_with_depth(workspace))
+
+
+def _no_depth(workspace: Workspace, missing: list[int]) -> str:
+    return (
+        f"{len(missing)} backgrounds have no depth in {workspace.archive('bg_depth')} "
+        f"({picture_stem('bg', missing[0])} is the first): render rooms with `depthgen render`, or "
+        "bring your own depth maps with `depthgen crawl --source folder --kind bg --from DIR "
+        "--depth DIR`, then crop; or let a network do it with --bg-model"
+    )
+
+
+def _needs_torch() -> None:
+    from importlib.util import find_spec
+
+    if find_spec("torch") is None:
         raise StageError(
-            f"{len(missing)} of {len(wanted)} backgrounds have no depth in "
-            f"{workspace.archive('bg_depth')} ({picture_stem('bg', missing[0])} is the first): "
-            "render rooms with `depthgen render`, or bring your own depth maps with "
-            "`depthgen crawl --source folder --kind bg --from DIR --depth DIR`, then crop"
+            "a depth network needs PyTorch, which is not installed: type "
+            "`pip install 'depthgen-vathos[train]'`, or label without a network: --model layered, "
+            "over rendered rooms or backgrounds with depth maps"
         )
-    first = images.decode(masks[0], "L", name=masks.name(0))
-    return LayeredLabeller(workspace, masks.paths, options.bits, first.shape[1])
-
-
-def _part(number: int, shard: Path, output: Path, batch: int) -> Part:
-    with Archive(shard) as archive:
-        count = len(archive)
-    batches: list[Batch] = [
-        (number, start, min(start + batch, count)) for start in range(0, count, batch)
-    ]
-    samples = [stop - start for _, start, stop in filter(None, batches)]
-    if number:
-        return Part([output], batches, [samples], samples)
-    # The first file says what all of them hold.
-    return Part([output], [None, *batches], [[1, *samples]], [0, *samples])
-
-
-def _describe(batch: Batch) -> str:
-    return f"samples {batch[1]} to {batch[2] - 1} of file {batch[0]}" if batch else "the label info"
-
-
-@dataclass(frozen=True)
-class _Work:
-    labeller: Labeller
-    info: str
-
-    def __call__(self, batch: Batch) -> Sequence[Sequence[Entry]]:
-        if batch is None:
-            data = self.info.encode()
-            return [[(DEPTH_INFO_MEMBER, data, crc32(data))]]
-        return self.labeller(batch)

@@ -1,0 +1,143 @@
+"""Labelling with `layered`, in processes: over the backgrounds' own depth, or a network's.
+
+The one rule: a unit is on the disk before the next one is counted as done.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+from zlib import crc32
+
+from depthgen import images
+from depthgen.archive import Archive, Entry
+from depthgen.depth.layered import LayeredLabeller
+from depthgen.depth.plan import Forecast, outputs_for, shards_of
+from depthgen.produce import Part, produce
+from depthgen.stage import archive_digest
+from depthgen.workspace import DEPTH_INFO_MEMBER
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
+
+    from depthgen.depth.choose import Network
+    from depthgen.depth.quantity import Quantity
+    from depthgen.depth.run import DepthmapOptions
+    from depthgen.stage import Progress
+    from depthgen.workspace import Workspace
+
+OWN_DEPTH, NETWORK_DEPTH = "bg_depth", "bg_depth_network"
+_FORECAST_S = 2.0
+
+# (shard, first member, one past the last), or None for the member that says what the labels are.
+Unit = tuple[int, int, int] | None
+
+
+def plan_layered(
+    workspace: Workspace,
+    options: DepthmapOptions,
+    network: Network | None,
+    tell: Callable[[str], None],
+) -> LayeredPlan:
+    """network: what computes the backgrounds' depth first; None where they have their own.
+
+    Raises `OptionsError` if that network's depth has no unit.
+    """
+    settings: dict[str, Any] = {"model": "layered", "bits": options.bits}
+    over, source = "", OWN_DEPTH
+    if network is not None:
+        from depthgen.depth.network_plan import write_background_depth
+
+        over, source = network.model, NETWORK_DEPTH
+        weights = write_background_depth(workspace, options, network, tell)
+        settings |= {"bg_model": network.model, "weights": weights}
+    shards = shards_of(workspace, "fg_bg_mask")
+    with Archive(shards[0]) as masks:
+        side = images.decode(masks[0], "L", name=masks.name(0)).shape[1]
+    depth = workspace.archive(source)
+    labeller = LayeredLabeller(depth, tuple(shards), options.bits, side, over)
+    return LayeredPlan(workspace, options, labeller, source, settings)
+
+
+@dataclass(frozen=True)
+class LayeredPlan:
+    """A `Plan`; `plan_layered` makes it."""
+
+    workspace: Workspace
+    options: DepthmapOptions
+    labeller: LayeredLabeller
+    source: str
+    settings: Mapping[str, Any]
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def quantity(self) -> Quantity:
+        return self.labeller.quantity()
+
+    @property
+    def outputs(self) -> list[Path]:
+        return outputs_for(list(self.labeller.shards), "fg_bg_mask")
+
+    def reads(self) -> Mapping[str, str]:
+        made_by = "crop" if self.source == OWN_DEPTH else "depthmap"
+        return {
+            "fg_bg_mask.zip": archive_digest(self.workspace, "fg_bg_mask", "composite"),
+            f"{self.source}.zip": archive_digest(self.workspace, self.source, made_by),
+        }
+
+    def text(self) -> str:
+        return f"{self.quantity.model}, {self.options.workers} processes"
+
+    def label(self, progress: Progress) -> int:
+        pairs = zip(self.labeller.shards, self.outputs, strict=True)
+        parts = [
+            _part(number, shard, output, self.options.batch)
+            for number, (shard, output) in enumerate(pairs)
+        ]
+        work = _Work(self.labeller, json.dumps(asdict(self.quantity), indent=2) + "\n")
+        produce(parts, work, self.options.workers, _describe, progress, commit_each=True)
+        return sum(sum(part.samples) for part in parts)
+
+    def forecast(self) -> Forecast:
+        counts = []
+        for shard in self.labeller.shards:
+            with Archive(shard) as archive:
+                counts.append(len(archive))
+        began, done = time.perf_counter(), 0
+        while done < counts[0] and time.perf_counter() - began < _FORECAST_S:
+            self.labeller((0, done, min(done + 50, counts[0])))
+            done = min(done + 50, counts[0])
+        each = (time.perf_counter() - began) / done
+        return Forecast(sum(counts), sum(counts) * each / self.options.workers)
+
+
+def _part(number: int, shard: Path, output: Path, batch: int) -> Part:
+    with Archive(shard) as archive:
+        count = len(archive)
+    units: list[Unit] = [
+        (number, start, min(start + batch, count)) for start in range(0, count, batch)
+    ]
+    samples = [stop - start for _, start, stop in filter(None, units)]
+    if number:
+        return Part([output], units, [samples], samples)
+    # The first file says what all of them hold.
+    return Part([output], [None, *units], [[1, *samples]], [0, *samples])
+
+
+def _describe(unit: Unit) -> str:
+    return f"samples {unit[1]} to {unit[2] - 1} of file {unit[0]}" if unit else "the label info"
+
+
+@dataclass(frozen=True)
+class _Work:
+    labeller: LayeredLabeller
+    info: str
+
+    def __call__(self, unit: Unit) -> Sequence[Sequence[Entry]]:
+        if unit is None:
+            data = self.info.encode()
+            return [[(DEPTH_INFO_MEMBER, data, crc32(data))]]
+        return self.labeller(unit)

@@ -1,0 +1,254 @@
+"""Labelling with a network: loaded, measured, and remembered.
+
+The one rule: what `auto` has found stands in the manifest; a run that goes on does not measure
+again, for another forward batch could round a pixel the other way.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from depthgen import images
+from depthgen.archive import Archive, ArchiveWriter
+from depthgen.depth.forward import Forward, NotFiniteError
+from depthgen.depth.layered_plan import NETWORK_DEPTH
+from depthgen.depth.pipeline import Labelling, read_pictures, samples_of
+from depthgen.depth.plan import Forecast, outputs_for, shards_of
+from depthgen.depth.quantity import FAR_M, Quantity
+from depthgen.depth.tune import choose_batch, choose_precision, measure_full_scale
+from depthgen.errors import OptionsError, StageError
+from depthgen.stage import Manifest, archive_digest, open_stage
+from depthgen.workspace import parse_picture, picture_member
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from depthgen.depth.choose import Network
+    from depthgen.depth.estimator import Estimator, PrecisionName
+    from depthgen.depth.run import DepthmapOptions
+    from depthgen.stage import Progress
+    from depthgen.workspace import Workspace
+
+# Pictures that scale, precision and batch are measured on.
+_MEASURED_ON = {"cpu": 6, "cuda": 32, "mps": 16}
+_FORECAST_S = 3.0
+
+
+def device_of(name: str) -> torch.device:
+    """The device of a name; "auto" is a GPU if there is one. Raises `OptionsError`."""
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise OptionsError(
+            f"--device {name} is not to be had here; use cpu, or see `depthgen doctor`"
+        ) from error
+    return device
+
+
+def plan_network(
+    workspace: Workspace,
+    options: DepthmapOptions,
+    network: Network,
+    tell: Callable[[str], None],
+) -> NetworkPlan:
+    """Load the network and measure what is left open, on a few of the composites."""
+    if options.precision != "auto" and not network.has_precisions:
+        raise OptionsError(f"--model {network.model} computes as its file says; no --precision")
+    device = device_of(options.device)
+    for sentence in network.announce():
+        tell(sentence)
+    shards = shards_of(workspace, "fg_bg")
+    pictures = _some_pictures(shards, _MEASURED_ON.get(device.type, 6))
+    earlier = _decided(workspace, options)
+    estimator, notes = _load(network, options, device, pictures, earlier)
+    scale = earlier.get("full_scale") or measure_full_scale(estimator, pictures)
+    batch = options.forward_batch or earlier.get("forward_batch") or 0
+    if not batch:
+        batch, rates = choose_batch(estimator, scale, pictures)
+        notes["forward_batches"] = {str(rate.batch): round(rate.per_second, 2) for rate in rates}
+    quantity = Quantity(
+        quantity=estimator.quantity,
+        scale_m=FAR_M if estimator.quantity == "depth_m" else None,
+        bits=options.bits,
+        model=estimator.model,
+        size=pictures.shape[2],
+        full_scale=scale,
+        weights=estimator.digest,
+        precision=estimator.precision,
+    )
+    labelling = Labelling(estimator, quantity, batch, options.batch, options.workers)
+    return NetworkPlan(workspace, shards, labelling, network.given, notes)
+
+
+def _decided(workspace: Workspace, options: DepthmapOptions) -> Mapping[str, Any]:
+    """What an earlier run that is to be gone on with has found; nothing if it is to be redone."""
+    manifest = None if options.overwrite else Manifest.read(workspace.manifest("depthmap"))
+    return manifest.settings if manifest else {}
+
+
+def _load(
+    network: Network,
+    options: DepthmapOptions,
+    device: torch.device,
+    pictures: NDArray[np.uint8],
+    earlier: Mapping[str, Any],
+) -> tuple[Estimator, dict[str, Any]]:
+    """The estimator in the precision asked for, decided before or measured now; the figures."""
+    wanted: Any = options.precision if options.precision != "auto" else earlier.get("precision")
+    if not network.has_precisions:
+        return network.load(device, "float32"), {}
+    if wanted:
+        return network.load(device, wanted), {}
+    estimator, compared = choose_precision(
+        lambda precision: network.load(device, precision), device, pictures
+    )
+    return estimator, {
+        "precisions": {
+            each.precision: {
+                "within_one_level": round(each.within_one, 5),
+                "within_two_levels": round(each.within_two, 5),
+                "seconds_a_picture": round(each.seconds, 4),
+            }
+            for each in compared
+        }
+    }
+
+
+def _some_pictures(shards: list[Path], count: int) -> NDArray[np.uint8]:
+    """(count, H, W, 3) composites, evenly spread over the first file."""
+    with Archive(shards[0]) as archive:
+        samples = samples_of(archive)
+        if not samples:
+            raise StageError(f"{shards[0]} holds no composites; run `depthgen composite` first")
+        chosen = np.linspace(0, len(samples) - 1, min(count, len(samples))).astype(int)
+        return read_pictures(archive, [samples[at] for at in chosen])
+
+
+@dataclass(frozen=True)
+class NetworkPlan:
+    """A `Plan`; `plan_network` makes it."""
+
+    workspace: Workspace
+    shards: list[Path]
+    labelling: Labelling
+    given: Mapping[str, Any]
+    facts: Mapping[str, Any]
+
+    @property
+    def quantity(self) -> Quantity:
+        return self.labelling.quantity
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        quantity = self.quantity
+        return {
+            "model": quantity.model,
+            "bits": quantity.bits,
+            "weights": quantity.weights,
+            "given": dict(self.given),
+            "precision": quantity.precision,
+            "full_scale": quantity.full_scale,
+            "forward_batch": self.labelling.forward_batch,
+        }
+
+    @property
+    def outputs(self) -> list[Path]:
+        return outputs_for(self.shards, "fg_bg")
+
+    def reads(self) -> Mapping[str, str]:
+        return {"fg_bg.zip": archive_digest(self.workspace, "fg_bg", "composite")}
+
+    def text(self) -> str:
+        estimator, batch = self.labelling.estimator, self.labelling.forward_batch
+        pictures = "picture" if batch == 1 else "pictures"
+        return (
+            f"{estimator.model} on {estimator.device}, {estimator.precision}, "
+            f"{batch} {pictures} at a time"
+        )
+
+    def label(self, progress: Progress) -> int:
+        return self.labelling.write(self.shards, self.outputs, progress)
+
+    def forecast(self) -> Forecast:
+        counts = []
+        for shard in self.shards:
+            with Archive(shard) as archive:
+                counts.append(len(samples_of(archive)))
+        with Archive(self.shards[0]) as archive:
+            began, done = time.perf_counter(), 0
+            for entries in self.labelling.label(archive, samples_of(archive)):
+                done += len(entries)
+                if time.perf_counter() - began > _FORECAST_S:
+                    break
+        seconds = time.perf_counter() - began
+        return Forecast(sum(counts), sum(counts) * seconds / done)
+
+
+def write_background_depth(
+    workspace: Workspace,
+    options: DepthmapOptions,
+    network: Network,
+    tell: Callable[[str], None],
+) -> str:
+    """Let a network compute the backgrounds' depth, in metres, into `bg_depth_network.zip`.
+
+    Returns the digest of its weights. Raises `OptionsError` if its depth has no unit.
+    """
+    for sentence in network.announce():
+        tell(sentence)
+    precision: PrecisionName = "float32"
+    estimator = network.load(device_of(options.device), precision)
+    if estimator.quantity != "depth_m":
+        raise OptionsError(
+            f"layered needs metres, and {estimator.model} gives {estimator.quantity}; take for "
+            "--bg-model a network that gives metres, such as densedepth, zoedepth-nyu or "
+            "depth-anything-v2-metric-indoor-small"
+        )
+    output = workspace.archive(NETWORK_DEPTH)
+    settings = {"model": estimator.model, "weights": estimator.digest, "given": dict(network.given)}
+
+    def reads() -> Mapping[str, str]:
+        return {"bg.zip": archive_digest(workspace, "bg", "crop")}
+
+    with open_stage(
+        workspace, "depthmap_backgrounds", settings, reads, [output], options.overwrite
+    ) as stage:
+        if not stage.done:
+            stage.finish({"bg": _label_backgrounds(workspace, estimator, output)})
+    return estimator.digest
+
+
+def _label_backgrounds(workspace: Workspace, estimator: Estimator, output: Path) -> int:
+    forward = Forward(estimator, 1.0, bits=32, limit=1)
+    with (
+        Archive.open(workspace.archive("bg")) as backgrounds,
+        ArchiveWriter(output, resume=False) as writer,
+    ):
+        for at, name in enumerate(backgrounds.names):
+            picture = parse_picture(name)
+            if picture is None:
+                continue
+            pixels = images.decode(backgrounds[at], "RGB", name=name)
+            try:
+                label = forward.labels(pixels[None])[0]
+            except NotFiniteError as error:
+                raise StageError(
+                    f"{estimator.model} gives a value that is no number for {name}; "
+                    "try another --bg-model"
+                ) from error
+            member = picture_member("bg_depth", "bg", picture[1], ".npy")
+            writer.add(member, images.encode_depth(label * np.float32(FAR_M)))
+        return len(writer)
