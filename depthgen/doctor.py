@@ -30,7 +30,12 @@ _CORE = (
     "simplejpeg",
     "tqdm",
 )
-_EXTRAS = {"train": ("torch", "tensorboard")}
+_EXTRAS = {
+    "train": ("torch", "tensorboard", "h5py"),
+    "keras": ("keras", "tensorflow"),
+    "transformers": ("transformers", "huggingface_hub"),
+    "onnx": ("onnx", "onnxruntime"),
+}
 
 
 @dataclass(frozen=True)
