@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections import deque
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
@@ -17,13 +17,15 @@ from depthgen.depth.quantity import NEAREST_LABEL
 from depthgen.errors import StageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     import numpy as np
     from numpy.typing import NDArray
     from torch import Tensor
 
     from depthgen.depth.estimator import Estimator
+
+Result = TypeVar("Result")
 
 _log = logging.getLogger(__name__)
 _IN_FLIGHT = 2
@@ -51,7 +53,8 @@ class Forward:
     """Labels pictures. full_scale: the value that becomes the label 1. bits: 8, 16 or 32.
 
     limit: so many pictures go through the network at once; `limit` shrinks where they do not fit.
-    halve: whether it does; else `torch.OutOfMemoryError` is raised.
+    halve: whether it does; else `torch.OutOfMemoryError` is raised. Where not even one fits, every
+    method raises `StageError`.
     """
 
     def __init__(
@@ -67,10 +70,16 @@ class Forward:
         return parts[0]
 
     def values(self, pictures: NDArray[np.uint8]) -> Iterator[Tensor]:
-        """What the network gives, on the host, part by part."""
-        for start in range(0, len(pictures), self.limit):
-            part = torch.from_numpy(pictures[start : start + self.limit])
-            yield self._estimator(part.to(self._estimator.device)).cpu()
+        """What the network gives, on the host, part by part. Raises `NotFiniteError`."""
+        at_once = self.limit
+        for start in range(0, len(pictures), at_once):
+            part = torch.from_numpy(pictures[start : start + at_once])
+            for values in self._run(part.to(self._estimator.device), self._estimator):
+                finite = torch.isfinite(values).flatten(1).all(dim=1)
+                if not bool(finite.all()):
+                    raise NotFiniteError(None, start + int((~finite).nonzero()[0]))
+                yield values.cpu()
+                start += len(values)
 
     def stream(
         self, batches: Iterable[tuple[Any, NDArray[np.uint8]]]
@@ -98,7 +107,8 @@ class Forward:
         host = torch.from_numpy(pictures)
         if self._on_cuda:
             host = host.pin_memory()
-        labels, finite = self._run(host.to(self._estimator.device, non_blocking=True))
+        parts = self._run(host.to(self._estimator.device, non_blocking=True), self._label)
+        labels, finite = (torch.cat(each) for each in zip(*parts, strict=True))
         arrived = None
         if self._on_cuda:
             labels, finite = (_to_pinned(each) for each in (labels, finite))
@@ -107,19 +117,18 @@ class Forward:
         return _Launched(labels.cpu(), finite.cpu(), arrived, key)
 
     @torch.inference_mode()
-    def _run(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
-        """(labels, whether each picture's are finite), on the device."""
+    def _run(self, pictures: Tensor, work: Callable[[Tensor], Result]) -> list[Result]:
+        """What `work` makes of the pictures, as many at a time as fit, on the device."""
         while True:
             try:
-                parts = [self._label(part) for part in pictures.split(self.limit)]
-                labels, finite = zip(*parts, strict=True)
-                return torch.cat(labels), torch.cat(finite)
+                return [work(part) for part in pictures.split(self.limit)]
             except (torch.OutOfMemoryError, RuntimeError) as error:
                 if not _is_out_of_memory(error):
                     raise
                 self._shrink(error)
 
     def _label(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
+        """(labels, whether each picture's are finite)."""
         values = self._estimator(pictures)
         finite = torch.isfinite(values).flatten(1).all(dim=1)
         label = torch.clamp(values / self._scale, NEAREST_LABEL, 1.0)
@@ -132,8 +141,14 @@ class Forward:
         return whole.to(torch.int32).to(torch.uint16), finite
 
     def _shrink(self, error: Exception) -> None:
-        if not self._halve or self.limit == 1:
+        if not self._halve:
             raise torch.OutOfMemoryError(str(error)) from error
+        if self.limit == 1:
+            raise StageError(
+                f"{self._estimator.model} does not fit into the memory of "
+                f"{self._estimator.device}, not even for one picture; use a smaller network, or "
+                "another --device"
+            ) from error
         self.limit = max(1, self.limit // 2)
         if self._on_cuda:
             torch.cuda.empty_cache()
@@ -150,5 +165,5 @@ def _to_pinned(tensor: Tensor) -> Tensor:
 
 
 def _is_out_of_memory(error: Exception) -> bool:
-    # The CPU's allocator has no error of its own.
-    return isinstance(error, torch.OutOfMemoryError) or "not enough memory" in str(error)
+    # The CPU's allocator has no error of its own, but its name is in what it says.
+    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)

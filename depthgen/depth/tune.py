@@ -129,26 +129,24 @@ def choose_batch(
             rates.append(Rate(size, measure_rate(estimator, scale, batch)))
         except torch.OutOfMemoryError:
             break
-        best = max(rates, key=lambda rate: rate.per_second)
         # Twice the batch without a gain, twice: there will be none.
-        if rates[-1].batch >= 4 * best.batch:
+        if rates[-1].batch >= 4 * _enough(rates).batch:
             break
         if time.perf_counter() - began > _SECONDS_FOR_BATCHES:
             break
         size *= 2
-    if not rates:
-        raise StageError(
-            f"{estimator.model} does not fit into the memory of {estimator.device}, not even for "
-            "one picture; use a smaller network or --device cpu"
-        )
+    return _enough(rates).batch, rates
+
+
+def _enough(rates: Sequence[Rate]) -> Rate:
     fastest = max(rate.per_second for rate in rates)
-    enough: Sequence[Rate] = [rate for rate in rates if rate.per_second * _WORTH >= fastest]
-    return enough[0].batch, rates
+    return next(rate for rate in rates if rate.per_second * _WORTH >= fastest)
 
 
 def measure_rate(estimator: Estimator, scale: float, batch: NDArray[np.uint8]) -> float:
     """Pictures a second of the forward pass, labels on the host included."""
-    forward = Forward(estimator, scale, bits=8, limit=len(batch), halve=False)
+    # One picture has no half: where it does not fit, that is told.
+    forward = Forward(estimator, scale, bits=8, limit=len(batch), halve=len(batch) == 1)
     forward.labels(batch)
     times = []
     for _ in range(2):
