@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 from zlib import crc32
 
@@ -17,19 +19,19 @@ from depthgen.depth.layered import LayeredLabeller
 from depthgen.depth.plan import Forecast, outputs_for, shards_of
 from depthgen.produce import Part, produce
 from depthgen.stage import archive_digest
-from depthgen.workspace import DEPTH_INFO_MEMBER
+from depthgen.workspace import DEPTH_INFO_MEMBER, parse_member
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
-    from pathlib import Path
 
+    from depthgen.depth.background_depth import BackgroundDepth
     from depthgen.depth.choose import Network
     from depthgen.depth.quantity import Quantity
     from depthgen.depth.run import DepthmapOptions
     from depthgen.stage import Progress
     from depthgen.workspace import Workspace
 
-OWN_DEPTH, NETWORK_DEPTH = "bg_depth", "bg_depth_network"
+OWN_DEPTH = "bg_depth"
 _FORECAST_S = 2.0
 
 # (shard, first member, one past the last), or None for the member that says what the labels are.
@@ -47,19 +49,19 @@ def plan_layered(
     Raises `OptionsError` if that network's depth has no unit.
     """
     settings: dict[str, Any] = {"model": "layered", "bits": options.bits}
-    over, source = "", OWN_DEPTH
+    over, source, backgrounds = "", OWN_DEPTH, None
     if network is not None:
-        from depthgen.depth.network_plan import write_background_depth
+        from depthgen.depth.background_depth import ARCHIVE, load_background_network
 
-        over, source = network.model, NETWORK_DEPTH
-        weights = write_background_depth(workspace, options, network, tell)
-        settings |= {"bg_model": network.model, "weights": weights}
+        backgrounds = load_background_network(workspace, options, network, tell)
+        over, source = backgrounds.estimator.model, ARCHIVE
+        settings |= backgrounds.settings()
     shards = shards_of(workspace, "fg_bg_mask")
     with Archive(shards[0]) as masks:
         side = images.decode(masks[0], "L", name=masks.name(0)).shape[1]
     depth = workspace.archive(source)
     labeller = LayeredLabeller(depth, tuple(shards), options.bits, side, over)
-    return LayeredPlan(workspace, options, labeller, source, settings)
+    return LayeredPlan(workspace, options, labeller, source, settings, backgrounds)
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,7 @@ class LayeredPlan:
     labeller: LayeredLabeller
     source: str
     settings: Mapping[str, Any]
+    backgrounds: BackgroundDepth | None
     facts: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -91,6 +94,11 @@ class LayeredPlan:
     def text(self) -> str:
         return f"{self.quantity.model}, {self.options.workers} processes"
 
+    def begin(self) -> None:
+        """Let the network compute the backgrounds' depth, if there is one."""
+        if self.backgrounds is not None:
+            self.backgrounds.write()
+
     def label(self, progress: Progress) -> int:
         pairs = zip(self.labeller.shards, self.outputs, strict=True)
         parts = [
@@ -102,16 +110,31 @@ class LayeredPlan:
         return sum(sum(part.samples) for part in parts)
 
     def forecast(self) -> Forecast:
-        counts = []
+        samples = 0
         for shard in self.labeller.shards:
             with Archive(shard) as archive:
-                counts.append(len(archive))
-        began, done = time.perf_counter(), 0
-        while done < counts[0] and time.perf_counter() - began < _FORECAST_S:
-            self.labeller((0, done, min(done + 50, counts[0])))
-            done = min(done + 50, counts[0])
-        each = (time.perf_counter() - began) / done
-        return Forecast(sum(counts), sum(counts) * each / self.options.workers)
+                samples += len(archive)
+        if self.backgrounds is None:
+            first, each = 0.0, _seconds_each(self.labeller)
+        else:
+            with TemporaryDirectory() as folder:
+                depth = Path(folder) / "bg_depth.zip"
+                first = self.backgrounds.sample(depth)
+                each = _seconds_each(replace(self.labeller, depth=depth))
+        return Forecast(samples, first + samples * each / self.options.workers)
+
+
+def _seconds_each(labeller: LayeredLabeller) -> float:
+    """Seconds a label in one process, from a few of the first background's."""
+    with Archive(labeller.shards[0]) as archive:
+        numbers = [member.bg for member in map(parse_member, archive.names) if member]
+    first = numbers.count(numbers[0])
+    began, done = time.perf_counter(), 0
+    while done < first and time.perf_counter() - began < _FORECAST_S:
+        stop = min(done + 50, first)
+        labeller((0, done, stop))
+        done = stop
+    return (time.perf_counter() - began) / done
 
 
 def _part(number: int, shard: Path, output: Path, batch: int) -> Part:

@@ -13,17 +13,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from depthgen import images
-from depthgen.archive import Archive, ArchiveWriter
-from depthgen.depth.forward import Forward, NotFiniteError
-from depthgen.depth.layered_plan import NETWORK_DEPTH
-from depthgen.depth.pipeline import Labelling, read_pictures, samples_of
+from depthgen.archive import Archive
+from depthgen.depth.forward import NotFiniteError
+from depthgen.depth.pipeline import Labelling, not_finite, read_pictures, samples_of
 from depthgen.depth.plan import Forecast, outputs_for, shards_of
 from depthgen.depth.quantity import FAR_M, Quantity
 from depthgen.depth.tune import choose_batch, choose_precision, measure_full_scale
 from depthgen.errors import OptionsError, StageError
-from depthgen.stage import Manifest, archive_digest, open_stage
-from depthgen.workspace import parse_picture, picture_member
+from depthgen.stage import Manifest, archive_digest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -32,7 +29,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from depthgen.depth.choose import Network
-    from depthgen.depth.estimator import Estimator, PrecisionName
+    from depthgen.depth.estimator import Estimator
+    from depthgen.depth.pipeline import Sample
     from depthgen.depth.run import DepthmapOptions
     from depthgen.stage import Progress
     from depthgen.workspace import Workspace
@@ -71,14 +69,20 @@ def plan_network(
     for sentence in network.announce():
         tell(sentence)
     shards = shards_of(workspace, "fg_bg")
-    pictures = _some_pictures(shards, _MEASURED_ON.get(device.type, 6))
+    names, pictures = _some_pictures(shards, _MEASURED_ON.get(device.type, 6))
     earlier = _decided(workspace, options)
-    estimator, notes = _load(network, options, device, pictures, earlier)
-    scale = earlier.get("full_scale") or measure_full_scale(estimator, pictures)
-    batch = options.forward_batch or earlier.get("forward_batch") or 0
-    if not batch:
-        batch, rates = choose_batch(estimator, scale, pictures)
-        notes["forward_batches"] = {str(rate.batch): round(rate.per_second, 2) for rate in rates}
+    try:
+        estimator, notes = _load(network, options, device, pictures, earlier)
+        scale = earlier.get("full_scale") or measure_full_scale(estimator, pictures)
+        batch = options.forward_batch or earlier.get("forward_batch") or 0
+        if not batch:
+            batch, rates = choose_batch(estimator, scale, pictures)
+            notes["forward_batches"] = {
+                str(each.batch): round(each.per_second, 2) for each in rates
+            }
+    except NotFiniteError as error:
+        name = names[error.position % len(names)]
+        raise not_finite(network.model, name) from error
     quantity = Quantity(
         quantity=estimator.quantity,
         scale_m=FAR_M if estimator.quantity == "depth_m" else None,
@@ -127,14 +131,15 @@ def _load(
     }
 
 
-def _some_pictures(shards: list[Path], count: int) -> NDArray[np.uint8]:
-    """(count, H, W, 3) composites, evenly spread over the first file."""
+def _some_pictures(shards: list[Path], count: int) -> tuple[list[str], NDArray[np.uint8]]:
+    """Names and (count, H, W, 3) pictures of composites, evenly spread over the first file."""
     with Archive(shards[0]) as archive:
         samples = samples_of(archive)
         if not samples:
             raise StageError(f"{shards[0]} holds no composites; run `depthgen composite` first")
         chosen = np.linspace(0, len(samples) - 1, min(count, len(samples))).astype(int)
-        return read_pictures(archive, [samples[at] for at in chosen])
+        some = [samples[at] for at in chosen]
+        return [archive.name(each.position) for each in some], read_pictures(archive, some)
 
 
 @dataclass(frozen=True)
@@ -179,6 +184,9 @@ class NetworkPlan:
             f"{batch} {pictures} at a time"
         )
 
+    def begin(self) -> None:
+        """Nothing: the network reads the composites alone."""
+
     def label(self, progress: Progress) -> int:
         return self.labelling.write(self.shards, self.outputs, progress)
 
@@ -188,67 +196,19 @@ class NetworkPlan:
             with Archive(shard) as archive:
                 counts.append(len(samples_of(archive)))
         with Archive(self.shards[0]) as archive:
-            began, done = time.perf_counter(), 0
-            for entries in self.labelling.label(archive, samples_of(archive)):
-                done += len(entries)
-                if time.perf_counter() - began > _FORECAST_S:
-                    break
-        seconds = time.perf_counter() - began
-        return Forecast(sum(counts), sum(counts) * seconds / done)
+            samples = samples_of(archive)
+            # The first batch chooses kernels, the second says how many make a few seconds.
+            for _ in range(2):
+                some = samples[: self.labelling.forward_batch]
+                seconds = self._seconds(archive, some)
+            batches = max(2, int(_FORECAST_S / seconds))
+            some = samples[: batches * self.labelling.forward_batch]
+            each = self._seconds(archive, some) / len(some)
+        return Forecast(sum(counts), sum(counts) * each)
 
-
-def write_background_depth(
-    workspace: Workspace,
-    options: DepthmapOptions,
-    network: Network,
-    tell: Callable[[str], None],
-) -> str:
-    """Let a network compute the backgrounds' depth, in metres, into `bg_depth_network.zip`.
-
-    Returns the digest of its weights. Raises `OptionsError` if its depth has no unit.
-    """
-    for sentence in network.announce():
-        tell(sentence)
-    precision: PrecisionName = "float32"
-    estimator = network.load(device_of(options.device), precision)
-    if estimator.quantity != "depth_m":
-        raise OptionsError(
-            f"layered needs metres, and {estimator.model} gives {estimator.quantity}; take for "
-            "--bg-model a network that gives metres, such as densedepth, zoedepth-nyu or "
-            "depth-anything-v2-metric-indoor-small"
-        )
-    output = workspace.archive(NETWORK_DEPTH)
-    settings = {"model": estimator.model, "weights": estimator.digest, "given": dict(network.given)}
-
-    def reads() -> Mapping[str, str]:
-        return {"bg.zip": archive_digest(workspace, "bg", "crop")}
-
-    with open_stage(
-        workspace, "depthmap_backgrounds", settings, reads, [output], options.overwrite
-    ) as stage:
-        if not stage.done:
-            stage.finish({"bg": _label_backgrounds(workspace, estimator, output)})
-    return estimator.digest
-
-
-def _label_backgrounds(workspace: Workspace, estimator: Estimator, output: Path) -> int:
-    forward = Forward(estimator, 1.0, bits=32, limit=1)
-    with (
-        Archive.open(workspace.archive("bg")) as backgrounds,
-        ArchiveWriter(output, resume=False) as writer,
-    ):
-        for at, name in enumerate(backgrounds.names):
-            picture = parse_picture(name)
-            if picture is None:
-                continue
-            pixels = images.decode(backgrounds[at], "RGB", name=name)
-            try:
-                label = forward.labels(pixels[None])[0]
-            except NotFiniteError as error:
-                raise StageError(
-                    f"{estimator.model} gives a value that is no number for {name}; "
-                    "try another --bg-model"
-                ) from error
-            member = picture_member("bg_depth", "bg", picture[1], ".npy")
-            writer.add(member, images.encode_depth(label * np.float32(FAR_M)))
-        return len(writer)
+    def _seconds(self, archive: Archive, samples: list[Sample]) -> float:
+        """How long some samples take, from the first byte read to the last label encoded."""
+        began = time.perf_counter()
+        for _ in self.labelling.label(archive, samples):
+            pass
+        return time.perf_counter() - began

@@ -158,10 +158,15 @@ class Labelling:
                 yield from _ahead(pool, _encode, forward.stream(decoded), _BEHIND)
             except NotFiniteError as error:
                 name = archive.name(error.key[error.position].position)
-                raise StageError(
-                    f"{self.estimator.model} gives a value that is no number for {name}; what was "
-                    "labelled before it is kept. Try --precision float32, or another --model"
-                ) from error
+                raise not_finite(self.estimator.model, name) from error
+
+
+def not_finite(model: str, name: str) -> StageError:
+    """What to say where a network fails on a composite."""
+    return StageError(
+        f"{model} gives a value that is no number for {name}; what was committed before it is "
+        "kept. Try --precision float32 or another --model, with --overwrite"
+    )
 
 
 def _encode(labelled: tuple[Sequence[Sample], NDArray[Any]]) -> list[Entry]:

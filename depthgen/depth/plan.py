@@ -52,6 +52,10 @@ class Plan(Protocol):
         """Who labels, and on what, in a line."""
         ...
 
+    def begin(self) -> None:
+        """Make what the stage reads and no earlier stage makes."""
+        ...
+
     def label(self, progress: Progress) -> int:
         """Make what is missing of the label archives; returns how many samples there are."""
         ...
