@@ -117,16 +117,30 @@ def find_densedepth(workspace: Workspace) -> Path | None:
     """DenseDepth's weights, in $DEPTHGEN_WEIGHTS (a file or a folder) or `W/weights`.
 
     `nyu.h5` comes before other names, for its pictures are indoors, as the original's were.
+    Raises `StageError` if the variable leads nowhere.
     """
-    for place in (os.environ.get(_WEIGHTS_VARIABLE), workspace.weights):
-        path = Path(place) if place else None
-        if path is not None and path.is_file():
+    variable = os.environ.get(_WEIGHTS_VARIABLE)
+    if variable and not Path(variable).exists():
+        raise StageError(f"${_WEIGHTS_VARIABLE} is {variable}, which is not there; set it anew")
+    for path in (*([Path(variable)] if variable else []), workspace.weights):
+        if path.is_file():
             return path
-        found = sorted(path.iterdir()) if path is not None and path.is_dir() else []
+        found = sorted(path.iterdir()) if path.is_dir() else []
         files = [each for each in found if each.suffix.lower() in _DENSEDEPTH_SUFFIXES]
         if files:
             return min(files, key=lambda each: (each.stem != "nyu", each.name))
     return None
+
+
+def choices(workspace: Workspace, reason: str) -> str:
+    """The sentence for one who asked for any label, and can have none because of `reason`."""
+    return (
+        f"nothing can label here yet ({reason}). Choose one: rooms with exact depth from "
+        "`depthgen render`, or your own depth maps with `depthgen crawl --source folder --kind bg "
+        "--from DIR --depth DIR`, for --model layered; DenseDepth's weights, nyu.h5, in "
+        f"{workspace.weights} or with --weights; or {DEFAULT_NETWORK} from the hub, with "
+        "`pip install 'depthgen-vathos[transformers]'`, or its folder with --weights DIR"
+    )
 
 
 def _no_weights(workspace: Workspace, model: str) -> str:

@@ -10,7 +10,8 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from depthgen.archive import Archive
-from depthgen.depth.choose import choose_network
+from depthgen.depth.choose import choices, choose_network
+from depthgen.depth.estimator import EstimatorError
 from depthgen.depth.layered import backgrounds_with_depth
 from depthgen.errors import OptionsError, StageError
 from depthgen.stage import Progress, Summary, no_progress, open_stage, require_archive
@@ -74,6 +75,10 @@ class DepthmapOptions:
                 self.bg_model is None or self.model == LAYERED,
                 "--bg-model goes with --model layered",
             ),
+            (
+                self.weights is None or self.model != LAYERED or self.bg_model is not None,
+                "--weights goes with a network; with --model layered, give --bg-model too",
+            ),
             (self.workers >= 1, f"--workers must be at least 1, not {self.workers}"),
         )
         for fine, complaint in checks:
@@ -97,25 +102,30 @@ def prepare(
     tell: called with what a person should know before it starts: a licence, a download.
     Raises `StageError` if there are no composites, or nothing to label them with.
     """
+    network = None
+    if options.model != LAYERED or options.bg_model is not None:
+        name = options.bg_model or options.model
+        network = choose_network(workspace, name, options.weights, options.given)
     require_archive(workspace, "fg_bg_mask", "composite")
     missing = _without_depth(workspace)
-    if options.model == LAYERED and options.bg_model is None and missing:
+    if options.model == "auto" and options.weights is None and not missing:
+        network = None
+    if network is None and missing:
         raise StageError(_no_depth(workspace, missing))
-    if options.model == LAYERED or (
-        options.model == "auto" and options.weights is None and not missing
-    ):
+    if network is not None:
+        _needs_torch(workspace)
+    if network is None or options.model == LAYERED:
         from depthgen.depth.layered_plan import plan_layered
 
-        over = None
-        if options.bg_model is not None:
-            over = choose_network(workspace, options.bg_model, options.weights, options.given)
-            _needs_torch()
-        return plan_layered(workspace, options, over, tell)
-    network = choose_network(workspace, options.model, options.weights, options.given)
-    _needs_torch()
+        return plan_layered(workspace, options, network, tell)
     from depthgen.depth.network_plan import plan_network
 
-    return plan_network(workspace, options, network, tell)
+    try:
+        return plan_network(workspace, options, network, tell)
+    except EstimatorError as error:
+        if options.model != "auto" or network.weights is not None:
+            raise
+        raise StageError(choices(workspace, str(error))) from error
 
 
 def run(
@@ -129,6 +139,7 @@ def run(
     Raises `StageError` as `prepare` does, and if a network fails on a sample.
     """
     plan = plan or prepare(workspace, options)
+    plan.begin()
     outputs, reads = plan.outputs, plan.reads
     with open_stage(
         workspace, "depthmap", plan.settings, reads, outputs, options.overwrite
@@ -158,12 +169,9 @@ def _no_depth(workspace: Workspace, missing: list[int]) -> str:
     )
 
 
-def _needs_torch() -> None:
+def _needs_torch(workspace: Workspace) -> None:
     from importlib.util import find_spec
 
     if find_spec("torch") is None:
-        raise StageError(
-            "a depth network needs PyTorch, which is not installed: type "
-            "`pip install 'depthgen-vathos[train]'`, or label without a network: --model layered, "
-            "over rendered rooms or backgrounds with depth maps"
-        )
+        reason = "a network needs PyTorch: type `pip install 'depthgen-vathos[train]'`"
+        raise StageError(choices(workspace, reason))

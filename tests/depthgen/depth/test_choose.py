@@ -1,0 +1,179 @@
+"""Which network labels, by names and files alone; and the sentence where none can."""
+
+from __future__ import annotations
+
+import importlib.util
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+from depthgen import images
+from depthgen.archive import ArchiveWriter
+from depthgen.depth import DepthmapOptions, prepare
+from depthgen.depth.choose import Network, choose_network, find_densedepth
+from depthgen.depth.hub import DEFAULT_NETWORK, NETWORKS
+from depthgen.errors import DepthgenError, OptionsError, StageError
+from depthgen.workspace import Workspace
+from tests.depthgen.depth.composites import SIDE, make_composites
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@pytest.fixture(autouse=True)
+def _no_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("DEPTHGEN_WEIGHTS", raising=False)
+
+
+def touch(path: Path) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b"")
+    return path
+
+
+def test_weights_are_looked_for_in_the_variable_then_the_workspace(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workspace = Workspace(tmp_path / "W")
+    assert find_densedepth(workspace) is None
+    kitti = touch(workspace.weights / "kitti.h5")
+    touch(workspace.weights / "notes.txt")
+    assert find_densedepth(workspace) == kitti
+    nyu = touch(workspace.weights / "nyu.pt")
+    assert find_densedepth(workspace) == nyu
+    elsewhere = touch(tmp_path / "elsewhere" / "mine.h5")
+    for value in (elsewhere, elsewhere.parent):
+        monkeypatch.setenv("DEPTHGEN_WEIGHTS", str(value))
+        assert find_densedepth(workspace) == elsewhere
+    elsewhere.unlink()
+    assert find_densedepth(workspace) == nyu
+    monkeypatch.setenv("DEPTHGEN_WEIGHTS", str(elsewhere))
+    with pytest.raises(StageError, match=r"\$DEPTHGEN_WEIGHTS is .*mine\.h5, which is not there"):
+        find_densedepth(workspace)
+
+
+def test_auto_is_densedepth_if_its_weights_are_there_else_the_hubs_default(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path)
+    assert choose_network(workspace, "auto", None, {}) == Network(DEFAULT_NETWORK)
+    nyu = touch(workspace.weights / "nyu.h5")
+    assert choose_network(workspace, "auto", None, {}) == Network("densedepth", nyu)
+    assert choose_network(workspace, "densedepth", None, {}) == Network("densedepth", nyu)
+
+
+@pytest.mark.parametrize(
+    ("name", "model"),
+    [
+        ("nyu.h5", "densedepth"),
+        ("nyu.pth", "densedepth"),
+        ("net.ONNX", "onnx"),
+        ("net.keras", "keras"),
+    ],
+)
+def test_auto_takes_given_weights_for_what_their_ending_says(
+    tmp_path: Path, name: str, model: str
+) -> None:
+    path = touch(tmp_path / name)
+    assert choose_network(Workspace(tmp_path), "auto", path, {}) == Network(model, path)
+
+
+def test_a_folder_is_a_network_of_the_hub_that_lies_here(tmp_path: Path) -> None:
+    folder = tmp_path / "net"
+    folder.mkdir()
+    chosen = choose_network(Workspace(tmp_path), "auto", folder, {})
+    assert (chosen.model, chosen.weights) == (str(folder), folder)
+    assert choose_network(Workspace(tmp_path), str(folder), None, {}).model == str(folder)
+    assert chosen.announce() == []
+
+
+@pytest.mark.parametrize("name", [*NETWORKS, "someone/some-net"])
+def test_names_of_the_hub_are_taken_as_they_are(tmp_path: Path, name: str) -> None:
+    assert choose_network(Workspace(tmp_path), name, None, {}) == Network(name)
+
+
+@pytest.mark.parametrize(
+    ("model", "weights", "told"),
+    [
+        ("densedepth", None, r"no weights of DenseDepth in .*weights or \$DEPTHGEN_WEIGHTS.*dead"),
+        ("densedepth", "nowhere.h5", r"--weights .*nowhere\.h5 is not there"),
+        ("densedepth", "folder", r"--weights .*folder is no file; --model densedepth needs one"),
+        ("keras", None, "--model keras needs the network's file; give it with --weights FILE"),
+        ("onnx", "folder", "is no file; --model onnx"),
+        ("auto", "nowhere.h5", "is not there"),
+    ],
+)
+def test_missing_weights_are_told(
+    tmp_path: Path, model: str, weights: str | None, told: str
+) -> None:
+    (tmp_path / "folder").mkdir()
+    given = tmp_path / weights if weights else None
+    with pytest.raises(StageError, match=told):
+        choose_network(Workspace(tmp_path), model, given, {})
+
+
+def test_a_name_that_is_none_lists_the_known(tmp_path: Path) -> None:
+    with pytest.raises(OptionsError) as caught:
+        choose_network(Workspace(tmp_path), "magic", None, {})
+    for known in ("auto", "layered", "densedepth", "keras", "onnx", *NETWORKS):
+        assert known in str(caught.value)
+
+
+def put_depth(workspace: Workspace, backgrounds: int) -> None:
+    with ArchiveWriter(workspace.archive("bg_depth")) as writer:
+        for bg in range(backgrounds):
+            depth = np.full((SIDE, SIDE), 3000, np.uint16)
+            writer.add(f"bg_depth/bg_{bg:03d}.png", images.encode_png(depth))
+
+
+def test_auto_is_layered_where_every_background_has_depth(tmp_path: Path) -> None:
+    workspace = make_composites(tmp_path)
+    put_depth(workspace, 5)
+    touch(workspace.weights / "nyu.h5")
+    plan = prepare(workspace, DepthmapOptions(workers=1))
+    assert plan.settings == {"model": "layered", "bits": 8}
+    with pytest.raises(DepthgenError, match=r"nyu\.h5"):  # given, they come first
+        prepare(workspace, DepthmapOptions(weights=workspace.weights / "nyu.h5"))
+
+
+def sentence(workspace: Workspace, **options: Any) -> str:
+    with pytest.raises(StageError) as caught:
+        prepare(workspace, DepthmapOptions(**options))
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("lacking", ["torch", "transformers", "network"])
+def test_where_nothing_can_label_one_sentence_lists_the_choices(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lacking: str
+) -> None:
+    workspace = make_composites(tmp_path / "W")
+    put_depth(workspace, 4)  # one is lacking
+    find = importlib.util.find_spec
+
+    def find_spec(name: str, package: str | None = None) -> Any:
+        return None if name == lacking else find(name, package)
+
+    if lacking == "network":
+        pytest.importorskip("transformers")
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+        monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr(importlib.util, "find_spec", find_spec)
+    monkeypatch.setattr("depthgen.depth.extras.find_spec", find_spec)
+    told = sentence(workspace)
+    reasons = {
+        "torch": r"pip install 'depthgen-vathos[train]'",
+        "transformers": r"pip install 'depthgen-vathos[transformers]'",
+        "network": "hf download",
+    }
+    assert reasons[lacking] in told
+    for choice in ("depthgen render", "--depth DIR", "nyu.h5", "[transformers]", "--weights DIR"):
+        assert choice in told
+    assert "\n" not in told
+
+
+def test_layered_without_depth_says_how_to_get_it(tmp_path: Path) -> None:
+    workspace = make_composites(tmp_path)
+    told = sentence(workspace, model="layered")
+    assert "5 backgrounds have no depth" in told
+    assert "bg_000 is the first" in told
+    assert "--bg-model" in told
