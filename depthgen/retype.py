@@ -28,6 +28,29 @@ def _switch(name: str) -> _Typed:
     return lambda _: [f"--{name}"]
 
 
+def _network(name: str) -> _Typed:
+    def typed(model: str) -> list[str]:
+        from depthgen.depth.hub import NETWORKS  # slow to import, and seldom needed
+
+        if model in ("keras", "onnx"):
+            return [f"--{name}", model, "--weights", "FILE"]
+        # Of a folder the manifest knows the last part alone.
+        known = model in ("densedepth", *NETWORKS) or "/" in model
+        return [f"--{name}", model if known else "DIR"]
+
+    return typed
+
+
+def _over(model: str) -> list[str]:
+    return ["--model", "layered", *_network("bg-model")(model)]
+
+
+def _meaning(given: Mapping[str, Any]) -> list[str]:
+    quantity = ["--quantity", given["meaning"]] if "meaning" in given else []
+    size = ["--input-size", *map(str, given["size"])] if "size" in given else []
+    return quantity + size
+
+
 # Of each stage: setting, what the command line takes where nothing is typed, what is typed else.
 _OPTIONS: Mapping[str, Mapping[str, tuple[Any, _Typed]]] = {
     "crawl": {
@@ -68,7 +91,13 @@ _OPTIONS: Mapping[str, Mapping[str, tuple[Any, _Typed]]] = {
         "seed": (0, _option("seed")),
         "shards": (1, _option("shards")),
     },
-    "depthmap": {"bits": (8, _option("bits"))},
+    # Precision, scale and forward batch are in the manifest, and taken from there.
+    "depthmap": {
+        "model": ("layered", _network("model")),
+        "bg_model": (None, _over),
+        "bits": (8, _option("bits")),
+        "given": ({}, _meaning),
+    },
 }
 
 

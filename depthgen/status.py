@@ -78,7 +78,6 @@ class WorkspaceStatus:
         if self.lock:
             lines.append(f"in use by {self.lock}")
         more = ""
-        # Rendered rooms would give no depth to the backgrounds that are there.
         if self.next_command.endswith("--from DIR"):
             more = f", or `{command(Path(self.root))} render`"
         if "CONFIG" in self.next_command:
@@ -296,8 +295,6 @@ def _next(workspace: Workspace, sources: Mapping[str, int], stages: tuple[StageS
         kind = _TAKES.get(stage)
         if kind and not sources[kind]:
             return f"{crawl} --kind {kind} --from DIR"
-        if stage == "depthmap" and not _has_depth(workspace, by_name["crop"]):
-            return f"{crawl} --kind bg --from DIR --depth DIR"
         # stats measures what has changed without being told to.
         anew = now.state in ("stale", "damaged") and stage != "stats"
         settings = now.settings
@@ -307,11 +304,6 @@ def _next(workspace: Workspace, sources: Mapping[str, int], stages: tuple[StageS
             settings = {name: each for name, each in settings.items() if name not in ("bg", "fg")}
         return retype(root, stage, settings, anew)
     return f"{command(root)} train {_CONFIG if _CONFIG.is_file() else 'CONFIG.yaml'}"
-
-
-def _has_depth(workspace: Workspace, crop: StageStatus) -> bool:
-    """Whether there is depth to label with: from crop, or put there by a person."""
-    return "bg_depth" in crop.counts or _is_there(workspace, "bg_depth")
 
 
 def _uses(settings: Mapping[str, Any]) -> tuple[Any, Any]:

@@ -174,16 +174,11 @@ def test_a_crawl_can_be_typed_again_but_for_what_is_secret() -> None:
     )
 
 
-def test_backgrounds_without_depth_need_it_before_labels(workspace: Workspace) -> None:
+def test_labels_can_be_made_of_backgrounds_without_depth(workspace: Workspace) -> None:
     put_sources(workspace)
     finish(workspace, "mask", "fg", "fg_mask")
     finish(workspace, "crop", "bg")
     finish(workspace, "composite", "fg_bg", "fg_bg_mask")
-    told = "crawl --source folder --kind bg --from DIR --depth DIR"
-    assert status(workspace).next_command == typed(workspace, told)
-    assert "render" not in status(workspace).text()
-    with ArchiveWriter(workspace.archive("bg_depth")) as writer:
-        writer.add("x", b"")
     assert status(workspace).next_command == typed(workspace, "depthmap")
 
 
