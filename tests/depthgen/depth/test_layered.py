@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import time
 import zipfile
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,15 +17,13 @@ from PIL import Image
 
 from depthgen import images
 from depthgen.archive import Archive, ArchiveWriter, shard_path
-from depthgen.depth import DepthmapOptions, run
+from depthgen.depth import DepthmapOptions, prepare, run
 from depthgen.depth.layered import backgrounds_with_depth, plane_depth
 from depthgen.depth.quantity import quantise, to_metres
 from depthgen.errors import OptionsError, StageError
 from depthgen.workspace import DEPTH_INFO_MEMBER, Member, Workspace, sample_member
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from numpy.typing import NDArray
 
 SIDE = 24
@@ -142,6 +142,9 @@ def test_the_archive_says_what_its_numbers_are(tmp_path: Path) -> None:
         "bits": 8,
         "model": "layered",
         "size": SIDE,
+        "full_scale": 1.0,
+        "weights": "",
+        "precision": "",
     }
     manifest = json.loads(workspace.manifest("depthmap").read_text())
     assert manifest["state"] == "done"
@@ -181,8 +184,8 @@ def test_a_background_without_depth_is_named_with_what_to_do(tmp_path: Path) -> 
     with ArchiveWriter(workspace.archive("bg_depth")) as depths:
         depth = np.full((SIDE, SIDE), 3000, np.uint16)
         depths.add("bg_depth/bg_000.png", images.encode_png(depth))
-    with pytest.raises(StageError, match=r"1 of 2 .*bg_001.*depthgen render"):
-        run(workspace, DepthmapOptions(workers=1))
+    with pytest.raises(StageError, match=r"1 backgrounds .*bg_001.*depthgen render"):
+        run(workspace, DepthmapOptions(model="layered", workers=1))
 
 
 def test_depth_in_shards_and_under_other_names_gives_the_same_labels(tmp_path: Path) -> None:
@@ -227,8 +230,53 @@ def test_no_composites_is_one_sentence(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"model": "magic"}, {"batch": 0}, {"bits": 12}, {"workers": 0}], ids=str
+    "wrong",
+    [
+        {"batch": 0},
+        {"forward_batch": -1},
+        {"bits": 12},
+        {"workers": 0},
+        {"precision": "fp8"},
+        {"quantity": "feet"},
+        {"bg_model": "densedepth"},
+        {"model": "layered", "weights": Path("nyu.h5")},
+    ],
+    ids=str,
 )
 def test_options_that_make_no_sense_are_refused(wrong: dict[str, Any]) -> None:
-    with pytest.raises(OptionsError):
+    with pytest.raises(OptionsError, match="--"):
         DepthmapOptions(**wrong)
+
+
+def test_a_model_that_there_is_not_is_told_before_anything_else(tmp_path: Path) -> None:
+    with pytest.raises(OptionsError, match=r"no model 'magic'; use one of auto, layered, .*onnx"):
+        run(Workspace(tmp_path), DepthmapOptions(model="magic"))
+
+
+def test_float_labels_are_the_label_itself_and_all_readers_take_them(tmp_path: Path) -> None:
+    workspace, eight = make_workspace(tmp_path / "32"), make_workspace(tmp_path / "8")
+    run(workspace, DepthmapOptions(bits=32, workers=1))
+    run(eight, DepthmapOptions(workers=1))
+    with (
+        Archive(workspace.archive("depth_fg_bg")) as fine,
+        Archive(eight.archive("depth_fg_bg")) as coarse,
+    ):
+        assert [name.replace(".npy", ".png") for name in fine.names] == list(coarse.names)
+        for name, data, other in list(zip(fine.names, fine, coarse, strict=True))[1:]:
+            label = np.load(io.BytesIO(data))
+            assert label.dtype == np.float32
+            level = np.asarray(Image.open(io.BytesIO(other))).astype(float)
+            # float32 may round a label up to the next 255th, and 1e-9 below counts as there.
+            assert np.all(np.abs(label * 255 - level - 0.5) <= 0.5 + 1e-5), name
+
+
+def test_a_forecast_is_near_the_truth_and_writes_nothing(tmp_path: Path) -> None:
+    workspace = make_workspace(tmp_path, samples=300)
+    before = sorted(tmp_path.rglob("*"))
+    plan = prepare(workspace, DepthmapOptions(workers=1))
+    forecast = plan.forecast()
+    assert sorted(tmp_path.rglob("*")) == before
+    began = time.perf_counter()
+    run(workspace, DepthmapOptions(workers=1, batch=600), plan=plan)
+    assert forecast.samples == 600
+    assert 0.3 * forecast.seconds < time.perf_counter() - began < 3 * forecast.seconds + 1
