@@ -52,7 +52,7 @@ def load_background_network(
             "--bg-model a network that gives metres, such as densedepth, zoedepth-nyu or "
             "depth-anything-v2-metric-indoor-small"
         )
-    return BackgroundDepth(workspace, estimator, dict(network.given), options.overwrite)
+    return BackgroundDepth(workspace, estimator, network, options.overwrite)
 
 
 @dataclass(frozen=True)
@@ -61,12 +61,15 @@ class BackgroundDepth:
 
     workspace: Workspace
     estimator: Estimator
-    given: Mapping[str, Any]
+    network: Network
     overwrite: bool
 
     def settings(self) -> dict[str, Any]:
-        estimator = self.estimator
-        return {"bg_model": estimator.model, "weights": estimator.digest, "given": dict(self.given)}
+        return {
+            "bg_model": self.network.asked,
+            "weights": self.estimator.digest,
+            "given": dict(self.network.given),
+        }
 
     def write(self) -> None:
         """Make the archive, a stage of its own; every depth float32 metres, 0.1 to 10.

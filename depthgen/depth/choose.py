@@ -44,6 +44,11 @@ class Network:
         """Whether it can compute in another precision than the one in its file."""
         return self.model not in ("keras", "onnx")
 
+    @property
+    def asked(self) -> str:
+        """What `--model` says to have it; of a folder the last part, for folders move."""
+        return Path(self.model).name if Path(self.model).is_dir() else self.model
+
     def announce(self) -> list[str]:
         """What a person is to know before it is loaded: its licence, and what is downloaded."""
         if self.model in FILE_MODELS or self.weights is not None:

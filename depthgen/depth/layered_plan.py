@@ -78,7 +78,11 @@ class LayeredPlan:
 
     @property
     def quantity(self) -> Quantity:
-        return self.labeller.quantity()
+        quantity = self.labeller.quantity()
+        if self.backgrounds is None:
+            return quantity
+        network = self.backgrounds.estimator
+        return replace(quantity, weights=network.digest, precision=network.precision)
 
     @property
     def outputs(self) -> list[Path]:

@@ -94,7 +94,7 @@ def plan_network(
         precision=estimator.precision,
     )
     labelling = Labelling(estimator, quantity, batch, options.batch, options.workers)
-    return NetworkPlan(workspace, shards, labelling, network.given, notes)
+    return NetworkPlan(workspace, shards, labelling, network.asked, network.given, notes)
 
 
 def _decided(workspace: Workspace, options: DepthmapOptions) -> Mapping[str, Any]:
@@ -149,6 +149,7 @@ class NetworkPlan:
     workspace: Workspace
     shards: list[Path]
     labelling: Labelling
+    asked: str
     given: Mapping[str, Any]
     facts: Mapping[str, Any]
 
@@ -160,7 +161,7 @@ class NetworkPlan:
     def settings(self) -> Mapping[str, Any]:
         quantity = self.quantity
         return {
-            "model": quantity.model,
+            "model": self.asked,
             "bits": quantity.bits,
             "weights": quantity.weights,
             "given": dict(self.given),

@@ -11,6 +11,7 @@ import torch
 
 from depthgen import images
 from depthgen.archive import Archive, ArchiveWriter, shard_path
+from depthgen.depth.densedepth_layout import parts
 from depthgen.workspace import Member, Workspace, labels_member, parse_member, sample_member
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
+    from depthgen.depth.densedepth_layout import Layout
     from depthgen.depth.estimator import PrecisionName, QuantityName
 
 SIDE = 16
@@ -121,8 +123,61 @@ class FormulaNetwork:
     model: str = "formula"
     given: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def asked(self) -> str:
+        return self.model
+
     def announce(self) -> list[str]:
         return []
 
     def load(self, device: torch.device, precision: PrecisionName) -> Formula:
         return self.by_precision[precision]
+
+
+def write_densedepth(path: Path, layout: Layout, seed: int = 0) -> Path:
+    """A PyTorch conversion of DenseDepth with random weights, its output about 3.6."""
+    random = torch.Generator().manual_seed(seed)
+    arrays: dict[str, Tensor] = {}
+    for part in parts(layout):
+        if len(part.shape) == 1:
+            for kind, value in (("weight", 0.3), ("bias", 0.1), ("running_mean", 0.0)):
+                arrays[f"{part.name}.{kind}"] = torch.full(part.shape, value)
+            arrays[f"{part.name}.running_var"] = torch.ones(part.shape)
+            continue
+        fan_in = part.shape[1] * part.shape[2] * part.shape[3]
+        kernel = torch.randn(part.shape, generator=random) * (2 / fan_in) ** 0.5
+        arrays[f"{part.name}.weight"] = kernel
+        if part.bias:
+            arrays[f"{part.name}.bias"] = torch.zeros(part.shape[0])
+    arrays["decoder.conv3.weight"] *= 8  # noise has hardly any depth
+    arrays["decoder.conv3.bias"] += 3.6
+    torch.save(arrays, path)
+    return path
+
+
+def write_onnx(path: Path, seed: int = 0) -> Path:
+    """A network of two 3 × 3 convolutions that gives metres and says so, for pictures of SIDE."""
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    random = np.random.default_rng(seed)
+    constants = {
+        "w1": random.normal(0, 0.3, (8, 3, 3, 3)),
+        "w2": random.normal(0, 0.3, (1, 8, 3, 3)),
+        "b2": np.array([4.0]),
+    }
+    shape: list[Any] = ["n", 3, SIDE, SIDE]
+    graph = helper.make_graph(
+        [
+            helper.make_node("Conv", ["picture", "w1"], ["inner"], pads=[1] * 4),
+            helper.make_node("Relu", ["inner"], ["positive"]),
+            helper.make_node("Conv", ["positive", "w2", "b2"], ["depth"], pads=[1] * 4),
+        ],
+        "net",
+        [helper.make_tensor_value_info("picture", TensorProto.FLOAT, shape)],
+        [helper.make_tensor_value_info("depth", TensorProto.FLOAT, ["n", 1, SIDE, SIDE])],
+        [numpy_helper.from_array(value.astype(np.float32), name) for name, value in constants.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    onnx.save(model, path)
+    return path

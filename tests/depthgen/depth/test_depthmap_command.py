@@ -1,0 +1,293 @@
+"""`depthgen depthmap` as it is typed, over real networks that are small."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+
+from depthgen import resize, stats, verify
+from depthgen.archive import Archive
+from depthgen.composite import CompositeOptions
+from depthgen.composite import run as composite
+from depthgen.depth import DepthmapOptions, prepare, run
+from depthgen.depth.densedepth_layout import TORCH_EPSILON, Layout
+from depthgen.errors import OptionsError, StageError
+from depthgen.prepare import crop, mask
+from depthgen.retype import retype
+from depthgen.sources import studio
+from depthgen.workspace import DEPTH_INFO_MEMBER, Workspace
+from tests.conftest import ROOT
+from tests.depthgen.depth.composites import make_composites, write_densedepth, write_onnx
+from tests.depthgen.depth.test_pipeline import labels_of
+from vathos.data_loader.dense_depth import DenseDepth
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    Depthgen = Callable[..., subprocess.CompletedProcess[str]]
+
+METRES = ("--quantity", "depth_m")
+LAYOUT = Layout((1, 2, 2, 1), 56, False, True, TORCH_EPSILON)
+# Has the network take its time, so that there is some to be killed in.
+SLOWLY = """
+import time
+from depthgen.depth import onnx_model
+real = onnx_model.OnnxEstimator.__call__
+def slow(self, pictures):
+    time.sleep(0.03)
+    return real(self, pictures)
+onnx_model.OnnxEstimator.__call__ = slow
+"""
+
+
+@pytest.fixture
+def onnx(tmp_path: Path) -> Path:
+    pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    return write_onnx(tmp_path / "net.onnx")
+
+
+@pytest.fixture(autouse=True)
+def _no_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("DEPTHGEN_WEIGHTS", raising=False)
+
+
+def manifest_of(workspace: Workspace, stage: str = "depthmap") -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(workspace.manifest(stage).read_text())
+    return found
+
+
+def info_of(workspace: Workspace) -> dict[str, Any]:
+    with Archive.open(workspace.archive("depth_fg_bg")) as archive:
+        found: dict[str, Any] = json.loads(bytes(archive[DEPTH_INFO_MEMBER]))
+    return found
+
+
+@pytest.mark.slow
+def test_kills_at_random_moments_change_no_byte(
+    tmp_path: Path, onnx: Path, depthgen: Depthgen
+) -> None:
+    workspace = make_composites(tmp_path / "W", samples=400, shards=2)
+    typed = ("depthmap", "--model", "onnx", "--weights", onnx, *METRES, "--batch", 10)
+    code = f"import sys\n{SLOWLY}\nimport cli\nsys.argv[0] = 'depthgen'\ncli.entry()\n"
+    command = [sys.executable, "-c", code, "-w", str(tmp_path / "W"), *map(str, typed)]
+    draw = random.Random(4)
+    chosen: set[int] = set()
+    for workers in (1, 2, 3):
+        killed = subprocess.Popen(
+            [*command, "--workers", str(workers)],
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        before, until = _size(workspace), time.monotonic() + 60
+        while _size(workspace) <= before and killed.poll() is None:
+            assert time.monotonic() < until
+            time.sleep(0.01)
+        time.sleep(draw.uniform(0, 0.25))
+        killed.send_signal(signal.SIGKILL)
+        assert killed.wait() == -signal.SIGKILL, "it had finished before it was killed"
+        chosen.add(manifest_of(workspace)["settings"]["forward_batch"])
+    assert len(chosen) == 1
+    assert list(workspace.root.glob("*.partial"))
+    done = depthgen(*typed, "--workers", 2)
+    assert done.returncode == 0, done.stderr
+    assert manifest_of(workspace)["settings"]["forward_batch"] in chosen
+    whole = make_composites(tmp_path / "whole", samples=400, shards=2)
+    options = DepthmapOptions("onnx", onnx, quantity="depth_m", forward_batch=min(chosen))
+    run(whole, options)
+    names = sorted(path.name for path in whole.root.glob("depth_fg_bg*"))
+    assert len(names) == 2
+    for name in names:
+        assert (workspace.root / name).read_bytes() == (whole.root / name).read_bytes()
+    again = depthgen(*typed)
+    assert "done before" in again.stdout
+
+
+def _size(workspace: Workspace) -> int:
+    return sum(path.stat().st_size for path in workspace.root.glob("depth_fg_bg*"))
+
+
+def test_a_dry_run_writes_nothing_and_tells_the_rate(
+    tmp_path: Path, onnx: Path, depthgen: Depthgen
+) -> None:
+    make_composites(tmp_path / "W")
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "W").rglob("*")}
+    typed = ("depthmap", "--model", "onnx", "--weights", onnx, *METRES, "--device", "cpu")
+    done = depthgen(*typed, "--dry-run")
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"^net on cpu, float32, \d+ pictures? at a time$", done.stdout, re.M)
+    assert re.search(r"^23 labels in about \d+ s, [\d,.]+ a second$", done.stdout, re.M)
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "W").rglob("*")} == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "told"),
+    [
+        (("--device", "gpu"), 2, "--device gpu is not to be had here"),
+        (("--precision", "bf16"), 2, "--model onnx computes as its file says"),
+        (("--quantity", "feet"), 2, "--quantity must be one of depth_m"),
+        (("--weights", "nowhere.onnx"), 1, "nowhere.onnx is not there"),
+        (("--weights", "text.onnx"), 1, "text.onnx"),
+        (("--model", "magic"), 2, "no model 'magic'; use one of auto, layered"),
+        (("--model", "layered"), 2, "--weights goes with a network"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+def test_bad_input_is_one_sentence(
+    tmp_path: Path, onnx: Path, depthgen: Depthgen, arguments: tuple[str, ...], code: int, told: str
+) -> None:
+    make_composites(tmp_path / "W")
+    (tmp_path / "text.onnx").write_text("no network")
+    typed = ("depthmap", "--model", "onnx", "--weights", onnx, *METRES)
+    done = depthgen(*typed, *arguments)
+    assert done.returncode == code, done.stderr
+    assert told in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert not (tmp_path / "W" / "manifests").exists()
+
+
+def test_a_file_of_another_kind_and_an_empty_archive_are_told(tmp_path: Path, onnx: Path) -> None:
+    workspace = make_composites(tmp_path / "W")
+    with pytest.raises(Exception, match=r"net\.onnx") as caught:
+        prepare(workspace, DepthmapOptions("densedepth", onnx, device="cpu"))
+    assert type(caught.value).__module__.startswith("depthgen")
+    with pytest.raises(OptionsError, match="does not say what its numbers mean"):
+        prepare(workspace, DepthmapOptions("onnx", onnx, device="cpu"))
+    with pytest.raises(StageError, match=r"fg_bg_mask\.zip is missing; run `depthgen composite`"):
+        prepare(Workspace(tmp_path), DepthmapOptions("onnx", onnx))
+
+
+def test_another_forward_batch_rounds_hardly_a_pixel_otherwise(tmp_path: Path) -> None:
+    weights = write_densedepth(tmp_path / "nyu.pt", LAYOUT)
+    made = []
+    for batch in (1, 3):
+        workspace = make_composites(tmp_path / str(batch), samples=6)
+        options = DepthmapOptions(
+            weights=weights, device="cpu", precision="float32", forward_batch=batch
+        )
+        run(workspace, options)
+        made.append(np.stack([*labels_of(workspace).values()]).astype(int))
+        info = info_of(workspace)
+        assert (info["model"], info["quantity"]) == ("densedepth", "depth_m")
+        assert manifest_of(workspace)["settings"]["weights"] == info["weights"] != ""
+    apart = abs(made[0] - made[1])
+    assert apart.max() <= 1
+    assert (apart > 0).mean() <= 0.001
+    assert len(np.unique(made[0])) > 3
+
+
+def test_a_network_folder_labels_relative_depth_on_one_scale(tmp_path: Path) -> None:
+    pytest.importorskip("transformers")
+    from tests.depthgen.depth.test_transformers_model import SETTINGS, depth_anything, save
+
+    folder = save(depth_anything(), "depth_anything", tmp_path / "tiny")
+    small = SETTINGS["depth_anything"] | {"size": {"height": 56, "width": 56}}
+    (folder / "preprocessor_config.json").write_text(json.dumps(small))
+    workspace = make_composites(tmp_path / "W")
+    run(workspace, DepthmapOptions(weights=folder, device="cpu", bits=32))
+    info, kept = info_of(workspace), manifest_of(workspace)
+    assert (info["quantity"], info["scale_m"]) == ("inverse_depth_relative", None)
+    assert info["full_scale"] == kept["settings"]["full_scale"] > 0
+    assert info["precision"] == kept["settings"]["precision"]
+    assert {"precisions", "forward_batches"} < kept["facts"].keys()
+    labels = np.stack([*labels_of(workspace).values()])
+    assert 0.01 <= labels.min() < labels.max() <= 1
+    assert kept["settings"]["model"] == "tiny"
+
+
+def test_layered_over_a_network_runs_it_on_the_backgrounds_alone(
+    tmp_path: Path, onnx: Path
+) -> None:
+    workspace = make_composites(tmp_path / "W")
+    options = DepthmapOptions(
+        "layered", onnx, bg_model="onnx", quantity="depth_m", device="cpu", bits=16, workers=1
+    )
+    before = sorted(tmp_path.rglob("*"))
+    plan = prepare(workspace, options)
+    assert plan.forecast().samples == 23
+    assert sorted(tmp_path.rglob("*")) == before, "a forecast writes nothing"
+    run(workspace, options, plan=plan)
+    assert manifest_of(workspace, "depthmap_backgrounds")["counts"] == {"bg": 5}
+    info = info_of(workspace)
+    assert info["model"] == "layered over net"
+    assert len(info["weights"]) == 64
+    with Archive(workspace.archive("bg_depth_network")) as depths:
+        assert len(depths) == 5
+    assert run(workspace, options).already_done
+    # The same depth, brought by a person, gives the same labels.
+    own = make_composites(tmp_path / "own")
+    own.archive("bg_depth").write_bytes(workspace.archive("bg_depth_network").read_bytes())
+    run(own, DepthmapOptions("layered", bits=16, workers=1))
+    for one, other in zip(labels_of(workspace).values(), labels_of(own).values(), strict=True):
+        assert np.array_equal(one, other)
+    assert retype(workspace.root, "depthmap", manifest_of(workspace)["settings"]) == (
+        f"depthgen -w {workspace.root} depthmap --model layered --bg-model onnx --weights FILE "
+        "--bits 16 --quantity depth_m"
+    )
+
+
+def test_layered_refuses_depth_without_a_unit(tmp_path: Path, onnx: Path) -> None:
+    workspace = make_composites(tmp_path / "W")
+    options = DepthmapOptions(
+        "layered", onnx, bg_model="onnx", quantity="depth_relative", device="cpu"
+    )
+    with pytest.raises(OptionsError, match="layered needs metres, and net gives depth_relative"):
+        run(workspace, options)
+
+
+@pytest.mark.parametrize(
+    ("settings", "typed"),
+    [
+        ({"model": "layered", "bits": 8}, ""),
+        ({"model": "densedepth", "bits": 32, "given": {}}, " --model densedepth --bits 32"),
+        ({"model": "glpn-nyu", "bits": 8, "precision": "bf16"}, " --model glpn-nyu"),
+        ({"model": "my-folder", "bits": 8}, " --model DIR"),
+        (
+            {"model": "keras", "bits": 8, "given": {"meaning": "depth_m", "size": [48, 64]}},
+            " --model keras --weights FILE --quantity depth_m --input-size 48 64",
+        ),
+        (
+            {"model": "layered", "bg_model": "zoedepth-nyu", "bits": 8},
+            " --model layered --bg-model zoedepth-nyu",
+        ),
+    ],
+    ids=str,
+)
+def test_it_can_be_typed_again_from_its_manifest(settings: dict[str, Any], typed: str) -> None:
+    assert retype(Path("data"), "depthmap", settings) == f"depthgen depthmap{typed}"
+
+
+def test_float_labels_go_through_the_whole_chain(tmp_path: Path) -> None:
+    workspace = Workspace(tmp_path / "W")
+    studio.run(workspace, studio.RenderOptions(bg=2, fg=2, size=64, workers=1))
+    mask.run(workspace, mask.MaskOptions(workers=1))
+    crop.run(workspace, crop.CropOptions(size=64, workers=1))
+    composite(workspace, CompositeOptions(placements=3, workers=1))
+    run(workspace, DepthmapOptions(bits=32, workers=1))
+    stats.run(workspace, stats.StatsOptions(workers=1))
+    report = verify.run(workspace, verify.VerifyOptions(workers=1))
+    assert report.findings == []
+    resize.run(workspace, resize.ResizeOptions(size=32, workers=1))
+    fine = DenseDepth(workspace.root, workspace.root, suffix="")
+    small = DenseDepth(workspace.root, workspace.root, suffix="_small")
+    assert len(fine) == len(small) == 24
+    labels = labels_of(workspace)
+    for index, stored in enumerate(labels.values()):
+        label = fine[index]["depth_fg_bg"].numpy()[0]
+        assert np.array_equal(label, stored)
+        shrunk = small[index]["depth_fg_bg"].numpy()[0]
+        np.testing.assert_allclose(shrunk, label.reshape(32, 2, 32, 2).mean(axis=(1, 3)), atol=1e-6)
+    channels = json.loads(workspace.stats.read_text())
+    assert "depth_fg_bg" in json.dumps(channels)
