@@ -145,7 +145,9 @@ def crawl(session: Session, /, kind: str | None, **options: Any) -> None:
     from depthgen.sources import crawl as stage
 
     each = stage.options_for(kind, _given(options))
-    for summary in stage.run_each(session.workspace, each, session.progress("crawl", "pictures")):
+    for summary in stage.run_each(
+        session.workspace, each, lambda kind: session.progress(f"crawl {kind}", "pictures")
+    ):
         session.report(summary)
 
 

@@ -16,6 +16,7 @@ from typing import Any
 
 _CORE = (
     "beautifulsoup4",
+    "certifi",
     "click",
     "icrawler",
     "imagehash",
@@ -29,6 +30,7 @@ _CORE = (
     "requests",
     "simplejpeg",
     "tqdm",
+    "urllib3",
 )
 _EXTRAS = {
     "train": ("torch", "tensorboard", "h5py"),

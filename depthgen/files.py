@@ -6,9 +6,9 @@ the new one.
 
 from __future__ import annotations
 
+import ctypes
 import os
 import re
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-_SYNCED_AT_ONCE = 8
+# With more files than this, one sync of all that is on the disk takes less than one for each.
+_WORTH_ALL = 8
 _BESIDE = re.compile(r"\..+\.[0-9]+")
 
 
@@ -36,12 +37,12 @@ def write_all_atomically(files: Sequence[tuple[Path, bytes]]) -> None:
     for folder in {path.parent for path, _ in files}:
         with _told(folder):
             folder.mkdir(parents=True, exist_ok=True)
-    if len(files) > 1:  # the disk syncs several in the time of two
-        with ThreadPoolExecutor(min(_SYNCED_AT_ONCE, len(files))) as pool:
-            list(pool.map(_write_beside, *zip(*files, strict=True)))
-    else:
-        for path, data in files:
-            _write_beside(path, data)
+    together = len(files) > _WORTH_ALL
+    for path, data in files:
+        _write_beside(path, data, sync=not together)
+    if together:
+        with _told(files[0][0].parent):
+            _sync_file_system(files[0][0].parent)
     for path, _ in files:
         with _told(path):
             _beside(path).replace(path)
@@ -63,13 +64,14 @@ def _beside(path: Path) -> Path:
     return path.with_name(f".{path.name}.{os.getpid()}")
 
 
-def _write_beside(path: Path, data: bytes) -> None:
+def _write_beside(path: Path, data: bytes, sync: bool) -> None:
     beside = _beside(path)
     try:
         with _told(path), beside.open("wb") as stream:
             stream.write(data)
             stream.flush()
-            os.fsync(stream.fileno())
+            if sync:
+                os.fsync(stream.fileno())
     except BaseException:
         with suppress(OSError):  # it may never have come to be
             beside.unlink()
@@ -89,5 +91,19 @@ def sync_folder(folder: Path) -> None:
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _sync_file_system(folder: Path) -> None:
+    """Put everything written to a folder's file system on the disk."""
+    system = ctypes.CDLL(None, use_errno=True)
+    if not hasattr(system, "syncfs"):  # Linux has it
+        os.sync()
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        if system.syncfs(descriptor):
+            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
     finally:
         os.close(descriptor)

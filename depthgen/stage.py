@@ -115,6 +115,11 @@ class Run:
         manifest.write(self.workspace.manifest(manifest.stage))
         return Summary(manifest.stage, counts, self.outputs, tuple(notes))
 
+    def stop(self, counts: Mapping[str, int], notes: Sequence[str] = ()) -> None:
+        """Write down how far it came: it is not done, and is to be gone on with."""
+        self.manifest.counts, self.manifest.notes = dict(counts), list(notes)
+        self.manifest.write(self.workspace.manifest(self.manifest.stage))
+
     def summary(self) -> Summary:
         """What the earlier run did."""
         manifest = self.manifest

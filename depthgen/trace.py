@@ -116,7 +116,12 @@ def _trace(workspace: Workspace, kind: Kind, number: int, lines: list[Sighting])
             return Trace(stem, each)
     if same:
         return Trace(stem, same[-1], f"it was {same[-1].file} when it was taken in")
-    raise StageError(f"{path} has no line in {workspace.provenance}; it was put there by hand")
+    if by_name:
+        return Trace(stem, by_name[-1], "its bytes have changed since")
+    raise StageError(
+        f"{path} has no line in {workspace.provenance}: it was put there by hand, or left by a "
+        "crawl that was killed"
+    )
 
 
 def _sha256(path: Path) -> str:

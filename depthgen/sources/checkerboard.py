@@ -53,7 +53,7 @@ def has_painted_checkerboard(pixels: NDArray[np.uint8]) -> bool:
     levels and have hardly any colour. The subject may cover two of the four sides.
     """
     height, width = pixels.shape[:2]
-    if min(height, width) < _LEAST_CELLS * _SMALLEST_CELL:
+    if min(height, width) <= _LEAST_CELLS * _SMALLEST_CELL:
         return False
     rows, columns = _lines(height), _lines(width)
     across, down = pixels[rows], pixels[:, columns].transpose(1, 0, 2)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from depthgen.errors import OptionsError, StageError
 from depthgen.sources import folder
 from depthgen.sources.intake import Intake
-from depthgen.sources.options import SEARCHES, CrawlOptions
+from depthgen.sources.options import SEARCHES, SOURCES, CrawlOptions
 from depthgen.sources.outcome import UnreachableError
 from depthgen.stage import Progress, Summary, no_progress, open_adding_stage
 
@@ -50,12 +50,18 @@ def run(
     ):
         outcome = fill(intake, progress)
         counts = dict(outcome.counts) | {"total": intake.total()}
+        notes = [*intake.notes, *outcome.notes, *intake.unclaimed()]
         if options.depth_origin is not None:
             counts["depth"] = intake.depths
-        summary = this_run.finish(counts, (*intake.notes, *outcome.notes))
-    if outcome.problem is not None:
-        raise outcome.problem
-    return summary
+            if not intake.depths:
+                notes.append(
+                    f"no depth map of {options.depth_origin} went to a picture: their names must "
+                    "be the same but for the ending"
+                )
+        if outcome.problem is not None:
+            this_run.stop(counts, notes)
+            raise outcome.problem
+        return this_run.finish(counts, notes)
 
 
 def _source(options: CrawlOptions, until: float) -> Callable[[Intake, Progress], Outcome]:
@@ -72,16 +78,18 @@ def options_for(kind: Kind | str | None, given: Mapping[str, Any]) -> list[Crawl
 
     Raises `OptionsError`.
     """
-    if kind is None:
-        if given.get("source", "bing") not in SEARCHES or given.get("keywords"):
-            raise OptionsError("say what to take the pictures for: --kind fg or --kind bg")
-        kind = "both"
+    source = given.get("source", "bing")
+    if kind is None and source in SOURCES and (source not in SEARCHES or given.get("keywords")):
+        raise OptionsError("say what to take the pictures for: --kind fg, --kind bg or --kind both")
+    kind = kind or "both"
     kinds: tuple[Any, ...] = ("fg", "bg") if kind == "both" else (kind,)
     return [CrawlOptions(kind=each, **given) for each in kinds]
 
 
 def run_each(
-    workspace: Workspace, options: Sequence[CrawlOptions], progress: Progress = no_progress
+    workspace: Workspace,
+    options: Sequence[CrawlOptions],
+    progress_of: Callable[[Kind], Progress] = lambda _: no_progress,
 ) -> Iterator[Summary]:
     """Crawl for one kind after the other, within one deadline for all.
 
@@ -94,10 +102,10 @@ def run_each(
         now = time.monotonic()
         share = (until - now) / (len(options) - at)
         try:
-            yield run(workspace, each, progress, now + share)
+            yield run(workspace, each, progress_of(each.kind), now + share)
         except StageError as error:
             problems.append(str(error))
             if isinstance(error, UnreachableError):
                 break
     if problems:
-        raise StageError(". ".join(problems))
+        raise StageError(". ".join(dict.fromkeys(problems)))

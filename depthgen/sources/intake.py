@@ -68,9 +68,9 @@ class Intake:
         self.reasons: Counter[str] = Counter()
         self.notes: list[str] = []
 
-    def _look_around(self, known: set[str]) -> tuple[dict[str, Path], int]:
+    def _look_around(self, known: set[str]) -> tuple[dict[str, tuple[Path, str]], int]:
         """Copies that no line tells of, by SHA-256, and the first number above all others."""
-        orphans: dict[str, Path] = {}
+        orphans: dict[str, tuple[Path, str]] = {}
         highest = max((parsed[1] for name in known if (parsed := parse_picture(name))), default=-1)
         folder = self._workspace.sources(self._kind)
         remove_leftovers(folder)
@@ -79,9 +79,9 @@ class Intake:
             assert parsed is not None, "_pictures gives nothing else"
             highest = max(highest, parsed[1])
             if self._relative(path) not in known:
-                sha256 = _sha256_of(path)
-                orphans[sha256] = path
-                self._remember(sha256, None, self._relative(path))
+                data = _read(path)
+                phash = screen(data, self._kind, Limits(1)).phash
+                orphans[hashlib.sha256(data).hexdigest()] = path, phash
         return orphans, highest + 1
 
     def _remember(self, sha256: str, phash: str | None, file: str) -> None:
@@ -123,10 +123,14 @@ class Intake:
         }
         return None if changed.get(earlier.reason) else earlier.reason
 
-    def standing(self, source: str, keywords: Collection[str]) -> int:
-        """How many pictures of a source, found by one of these keywords, are there."""
+    def standing(self, source: str, keywords: Collection[str], license: str) -> int:
+        """How many pictures of a source are there that one of these searches has found."""
         return sum(
-            each.source == source and each.keyword in keywords and self._stands(each)
+            each.source == source
+            and each.keyword in keywords
+            and each.license == license
+            and min(each.width, each.height) >= self._limits.min_size
+            and self._stands(each)
             for each in self._by_origin.values()
         )
 
@@ -192,7 +196,7 @@ class Intake:
     def _decide(self, judged: Judged) -> Sighting:
         candidate, verdict = judged.candidate, judged.verdict
         reason, duplicate_of = verdict.reason, ""
-        if not reason and verdict.sha256 not in self._orphans:
+        if not reason:
             likeness, duplicate_of = self._find_twin(verdict)
             reason = likeness if duplicate_of and self._duplicates == "refuse" else ""
         passing = reason in reasons.PASSING
@@ -225,12 +229,31 @@ class Intake:
 
     def _path_for(self, verdict: Verdict) -> Path:
         """Where a picture goes: a copy that a kill left behind, or the next number."""
-        orphan = self._orphans.pop(verdict.sha256, None)
+        orphan = self._orphans.pop(verdict.sha256, None) or self._pop_alike(verdict)
         if orphan is not None:
-            return orphan
+            return orphan[0]
         stem = picture_stem(self._kind, self._next)
         self._next += 1
         return self._workspace.sources(self._kind) / f"{stem}{verdict.suffix}"
+
+    def _pop_alike(self, verdict: Verdict) -> tuple[Path, str] | None:
+        """A copy left behind that looks the same: kept beside it, it would be a twin."""
+        if self._duplicates != "refuse":
+            return None
+        for sha256, (path, phash) in self._orphans.items():
+            alike = Likenesses()
+            alike.add(phash, sha256)
+            if path.suffix == verdict.suffix and alike.nearest(verdict.phash):
+                return self._orphans.pop(sha256)
+        return None
+
+    def unclaimed(self) -> list[str]:
+        """A sentence for each copy that no line tells of, and no candidate was."""
+        return [
+            f"{self._relative(path)} has no line in {self._workspace.provenance.name}: it was put "
+            "there by hand, or left by a run that was killed"
+            for path, _ in self._orphans.values()
+        ]
 
     def _named(self, sighting: Sighting, path: Path) -> Sighting:
         """The sighting of a picture that is kept at `path`, and will be known again."""
@@ -295,10 +318,6 @@ def _pictures(folder: Path) -> list[Path]:
         return [each for each in found if parse_picture(each.name) and not each.is_dir()]
     except OSError as error:
         raise StageError(f"cannot list {folder}: {error.strerror}") from error
-
-
-def _sha256_of(path: Path) -> str:
-    return hashlib.sha256(_read(path)).hexdigest()
 
 
 def _read(path: Path) -> bytes:

@@ -28,6 +28,7 @@ KEYWORDS: Mapping[str, tuple[str, ...]] = {
 _WEB_BYTES = 32 << 20
 _SEARCH_COUNT = 100
 _SEARCH_DELAY_S = 0.2
+_LEAST_S, _DAY_S = 0.1, 86_400.0
 _SEARCH_DEADLINE_S = 1800.0
 WORDS: Mapping[str, str] = {"fg": "cut-outs", "bg": "backgrounds"}
 
@@ -105,18 +106,44 @@ class CrawlOptions:
         return Limits(self.min_size, self.max_pixels, self.max_bytes or most)
 
     @property
+    def delay_s(self) -> float:
+        """Between requests to one host."""
+        if self.per_host_delay_s is not None:
+            return self.per_host_delay_s
+        return _SEARCH_DELAY_S if self.is_search else 0.0
+
+    @property
     def seconds(self) -> float:
         """Until the deadline; infinite where there is none."""
         return self.deadline_s or (_SEARCH_DEADLINE_S if self.is_search else float("inf"))
+
+
+def _out_of_range(options: CrawlOptions) -> list[tuple[bool, str]]:
+    """Numbers that are too small, too large, or none."""
+    ranges = (
+        ("--count", options.count, 1, 10**9),
+        ("--min-size", options.min_size, 1, 10**6),
+        ("max_pixels", options.max_pixels, 1, 10**12),
+        ("--max-bytes", options.max_bytes, 1, images.MAX_BYTES),
+        ("--threads", options.threads, 1, 1000),
+        ("--retries", options.retries, 0, 100),
+        ("--per-host-delay", options.per_host_delay_s, 0, _DAY_S),
+        ("--timeout", options.timeout_s, _LEAST_S, _DAY_S),
+        ("--deadline", options.deadline_s, _LEAST_S, 365 * _DAY_S),
+    )
+    return [
+        (
+            value is not None and not least <= value <= most,
+            f"{name} is {least:,} to {most:,}, not {value}",
+        )
+        for name, value, least, most in ranges
+    ]
 
 
 def _complaints(options: CrawlOptions) -> list[str]:
     """What makes no sense, a sentence each."""
     source, known = options.source, ", ".join(SOURCES)
     lists = source in ("urls", "folder")
-    numbers = (options.min_size, options.max_pixels, options.threads)
-    optional = (options.count, options.max_bytes)
-    seconds = (options.timeout_s, options.deadline_s)
     checks = (
         (source not in SOURCES, f"there is no source {source!r}; use --source {known}"),
         (options.kind not in WORDS, f"kind must be fg or bg, not {options.kind!r}"),
@@ -152,22 +179,10 @@ def _complaints(options: CrawlOptions) -> list[str]:
             options.depth_origin is not None and source != "folder",
             "depth maps come from a folder; use them with --source folder",
         ),
-        (min(numbers) < 1, "--min-size, max_pixels and --threads must be at least 1"),
         (
-            any(each is not None and each < 1 for each in optional),
-            "--count and --max-bytes must be at least 1",
+            options.url_column != "url" and source != "urls",
+            "--url-column goes with --source urls",
         ),
-        (
-            (options.max_bytes or 0) > images.MAX_BYTES,
-            f"--max-bytes is at most {images.MAX_BYTES}, not {options.max_bytes}",
-        ),
-        (
-            any(each is not None and not each > 0 for each in seconds),
-            "--timeout and --deadline must be above 0",
-        ),
-        (
-            options.retries < 0 or (options.per_host_delay_s or 0) < 0,
-            "--retries and --per-host-delay must not be negative",
-        ),
+        *_out_of_range(options),
     )
     return [complaint for wrong, complaint in checks if wrong]

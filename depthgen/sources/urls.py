@@ -14,6 +14,7 @@ import io
 import json
 import zlib
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING, BinaryIO, cast
 
 from depthgen.errors import StageError
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     # The names of a row's columns, and what stands in them.
     Row = tuple[tuple[str, ...], Sequence[object]]
 
+_DELIMITERS = (",", "\t", ";")
 _PAGE_COLUMNS = ("page_url", "page", "source_page")
 _TITLE_COLUMNS = ("title", "caption", "text", "alt")
 
@@ -139,12 +141,11 @@ def _plain_rows(text: TextIO, where: str, column: str) -> Iterator[Row]:
             yield names, (line,)
 
 
-def _comma_rows(text: TextIO, where: str, column: str) -> Iterator[Row]:
-    return _table_rows(csv.reader(text), where, column)
-
-
-def _tab_rows(text: TextIO, where: str, column: str) -> Iterator[Row]:
-    return _table_rows(csv.reader(text, delimiter="\t"), where, column)
+def _separated_rows(text: TextIO, where: str, column: str) -> Iterator[Row]:
+    """Cells apart by commas, semicolons or tabs, whichever the first line has most of."""
+    head = next((line for line in text if line.strip()), "")
+    delimiter = max(_DELIMITERS, key=head.count)
+    return _table_rows(csv.reader(chain((head,), text), delimiter=delimiter), where, column)
 
 
 def _table_rows(reader: Any, where: str, column: str) -> Iterator[Row]:
@@ -230,8 +231,8 @@ def _parquet_rows(path: Path, column: str) -> Iterator[Row]:
 
 _READERS: dict[str, Callable[[TextIO, str, str], Iterator[Row]]] = {
     ".txt": _plain_rows,
-    ".csv": _comma_rows,
-    ".tsv": _tab_rows,
+    ".csv": _separated_rows,
+    ".tsv": _separated_rows,
     ".jsonl": _json_line_rows,
     ".ndjson": _json_line_rows,
     ".json": _json_rows,

@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from depthgen.workspace import Kind
 
 _TICK_S = 0.1
+_PARTING_S = 0.5
 _PAGE_THREADS = 4
 _PAGE_TIMEOUT_S = 30.0
 _PAGE_BYTES = 16 << 20
@@ -194,7 +195,18 @@ class WebCrawler(Crawler):
                     return
         finally:
             self._stop.set()
+            self._part_with_threads()
             self.session.close()
+
+    def _part_with_threads(self) -> None:
+        """Wait for those that compute: a process must not end in the midst of it.
+
+        Those that wait for a server are left behind.
+        """
+        until = time.monotonic() + _PARTING_S
+        for pool in (self.feeder, self.parser, self.downloader):
+            for worker in pool.workers:
+                worker.join(max(0.0, until - time.monotonic()))
 
     def _look_after_threads(self) -> bool:
         """Tell each pool when the one before it has ended; whether any downloader still works."""

@@ -8,19 +8,29 @@ from __future__ import annotations
 
 import threading
 import time
+from contextlib import closing, suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import urljoin, urlsplit
 
 import requests
-from urllib3.exceptions import HTTPError, ProtocolError, ReadTimeoutError
+from urllib3.exceptions import (
+    HTTPError,
+    InvalidHeader,
+    NewConnectionError,
+    ProtocolError,
+    SSLError,
+    TimeoutError,
+)
 from urllib3.util import Retry
 
 from depthgen.sources import screen
-from depthgen.sources.web.session import PrivateAddressError, is_public
+from depthgen.sources.web.session import PrivateAddressError, ask, is_public
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+
+    from urllib3 import BaseHTTPResponse
 
 _MAX_REDIRECTS = 5
 _CHUNK = 1 << 16
@@ -149,11 +159,11 @@ class Fetcher:
                 left = until - time.monotonic()
                 if left <= 0:
                     raise FetchError(screen.TIMED_OUT)
-                with _ask(self._session, url, left) as response:
-                    target = self._session.get_redirect_target(response)
-                    if target is None:
-                        self._refuse(response)
-                        return Fetched(self._read(response, until), response.status_code)
+                with closing(ask(self._session, url, left)) as answer:
+                    target = _redirect(answer)
+                    if not target:
+                        self._refuse(answer)
+                        return Fetched(self._read(answer, until), answer.status)
                     url = urljoin(url, target)
             except _FAILURES as error:
                 raise FetchError(_reason_of(error)) from error
@@ -172,24 +182,24 @@ class Fetcher:
             raise FetchError(screen.PRIVATE)
         return netloc
 
-    def _refuse(self, response: requests.Response) -> None:
+    def _refuse(self, answer: BaseHTTPResponse) -> None:
         """Raise `FetchError` for an answer that is not to be read."""
-        status = response.status_code
+        status = answer.status
         if status >= 500 or status in _NOT_NOW:
-            raise FetchError(screen.SERVER_ERROR, status, wait_s=_wait_of(response))
+            raise FetchError(screen.SERVER_ERROR, status, wait_s=_wait_of(answer))
         if not 200 <= status < 300:
             raise FetchError(screen.HTTP_REFUSED, status)
-        if not self.rules.ignore_opt_out and opts_out(response.raw.headers.getlist("X-Robots-Tag")):
+        if not self.rules.ignore_opt_out and opts_out(answer.headers.getlist("X-Robots-Tag")):
             raise FetchError(screen.OPTED_OUT, status)
 
-    def _read(self, response: requests.Response, until: float) -> bytes:
-        status = response.status_code
-        length = response.headers.get("Content-Length", "")
+    def _read(self, answer: BaseHTTPResponse, until: float) -> bytes:
+        status = answer.status
+        length = answer.headers.get("Content-Length", "")
         announced = int(length) if length.isdecimal() and len(length) < 20 else 0
         if announced > self.rules.max_bytes:
             raise FetchError(screen.TOO_LARGE, status, announced)
         body = bytearray()
-        for chunk in _chunks(response):
+        for chunk in _chunks(answer):
             body += chunk
             if len(body) > self.rules.max_bytes:
                 raise FetchError(screen.TOO_LARGE, status, max(announced, len(body)))
@@ -198,25 +208,17 @@ class Fetcher:
         return bytes(body)
 
 
-def _ask(session: requests.Session, url: str, timeout_s: float) -> requests.Response:
-    """A GET through the session's adapter, in two thirds of the time that `Session.get` takes.
-
-    It goes without what a crawl has no use for: cookies, passwords, hooks, redirects.
-    """
-    request = requests.PreparedRequest()
-    request.prepare_method("GET")
-    request.prepare_url(url, None)
-    request.prepare_headers(session.headers)
-    assert request.url is not None, "prepare_url raises otherwise"
-    around: dict[str, Any] = {"stream": True, "verify": session.verify}
-    if session.trust_env:
-        around = dict(session.merge_environment_settings(request.url, {}, True, None, None))
-    return session.get_adapter(request.url).send(request, timeout=timeout_s, **around)
+def _redirect(answer: BaseHTTPResponse) -> str:
+    """Where an answer sends us, else nothing."""
+    target = answer.get_redirect_location() or ""
+    with suppress(UnicodeError):  # HTTP's headers are Latin-1, but many servers write UTF-8
+        return target.encode("latin-1").decode()
+    return target
 
 
-def _chunks(response: requests.Response) -> Iterator[bytes]:
+def _chunks(answer: BaseHTTPResponse) -> Iterator[bytes]:
     """What comes, as it comes: to wait for a full chunk would let a slow server go on forever."""
-    while chunk := response.raw.read1(_CHUNK, decode_content=True):
+    while chunk := answer.read1(_CHUNK, decode_content=True):
         yield chunk
 
 
@@ -227,14 +229,18 @@ def _reason_of(error: Exception) -> str:
     """Which of the fixed reasons an exception of the network libraries stands for."""
     if isinstance(error, PrivateAddressError):
         return screen.PRIVATE
-    if isinstance(error, requests.Timeout | ReadTimeoutError):
+    if isinstance(error, NewConnectionError):
+        return screen.NO_CONNECTION
+    if isinstance(error, requests.Timeout | TimeoutError):
         return screen.TIMED_OUT
     if isinstance(error, requests.ConnectionError):
         cause = error.args[0] if error.args else None
         return screen.BROKEN_OFF if isinstance(cause, ProtocolError) else screen.NO_CONNECTION
-    if isinstance(error, requests.exceptions.InvalidHeader):
+    if isinstance(error, SSLError):
+        return screen.NO_CONNECTION
+    if isinstance(error, InvalidHeader | requests.exceptions.InvalidHeader):
         return screen.BROKEN_OFF
-    if isinstance(error, ValueError):  # among them those of requests for a malformed address
+    if isinstance(error, ValueError):  # among them all kinds of malformed addresses
         return screen.NO_ADDRESS
     return screen.BROKEN_OFF
 
@@ -250,8 +256,8 @@ def _names_private(host: str) -> bool:
         return False
 
 
-def _wait_of(response: requests.Response) -> float | None:
-    value = response.headers.get("Retry-After")
+def _wait_of(answer: BaseHTTPResponse) -> float | None:
+    value = answer.headers.get("Retry-After")
     if value is None:
         return None
     try:

@@ -74,8 +74,8 @@ class Storage(BaseStorage):
     """Hands what comes in to the one thread that numbers, writes and counts.
 
     settled: what was decided about an address before, None if it is to be fetched. most: so many
-    wait to be taken. `arrivals` holds pictures, and what a thread has died of; `before` counts the
-    refusals that still hold.
+    wait to be taken. `arrivals` holds pictures, and what a thread has died of; `before` counts
+    what was decided before, by reason, "" for pictures that are there.
     """
 
     def __init__(
@@ -89,7 +89,7 @@ class Storage(BaseStorage):
 
     def exists(self, id: str) -> bool:
         reason = self._settled(id)
-        if reason:
+        if reason is not None:
             with self._lock:
                 self.before[reason] += 1
         return reason is not None

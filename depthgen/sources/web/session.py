@@ -11,9 +11,12 @@ import ipaddress
 import os
 import socket
 from http.cookiejar import DefaultCookiePolicy
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.request import getproxies
 
+import certifi
+import requests
 from icrawler.utils import ProxyPool, Session
 from requests.adapters import HTTPAdapter
 from urllib3 import HTTPConnectionPool, HTTPSConnectionPool
@@ -24,7 +27,9 @@ from depthgen import __version__
 from depthgen.errors import DepthgenError
 
 if TYPE_CHECKING:
-    import requests
+    from collections.abc import Mapping
+
+    from urllib3 import BaseHTTPResponse
 
 USER_AGENT = f"Mozilla/5.0 (compatible; depthgen/{__version__})"
 # NAT64, and the oldest way to write an IPv4 address as an IPv6 one.
@@ -101,7 +106,32 @@ class _PublicHTTPSPool(HTTPSConnectionPool):
     ConnectionCls = _PublicHTTPSConnection
 
 
-class PublicAdapter(HTTPAdapter):
+class DirectAdapter(HTTPAdapter):
+    """Can be asked without the ceremony of a request: `ask` takes half the time of `Session.get`.
+
+    It goes without what a crawl has no use for: cookies, passwords, hooks, redirects.
+    """
+
+    def ask(self, url: str, headers: Mapping[str, Any], timeout_s: float) -> BaseHTTPResponse:
+        """The answer to a GET, its body unread. Raises what urllib3 raises."""
+        answer: BaseHTTPResponse = self.poolmanager.urlopen(
+            "GET",
+            url,
+            headers=headers,
+            redirect=False,
+            retries=False,
+            preload_content=False,
+            timeout=timeout_s,
+        )
+        return answer
+
+    def init_poolmanager(self, *arguments: Any, **options: Any) -> None:
+        where = _certificates()
+        options["ca_cert_dir" if Path(where).is_dir() else "ca_certs"] = where
+        super().init_poolmanager(*arguments, **options)
+
+
+class PublicAdapter(DirectAdapter):
     """Connects to public addresses only. A proxy, if the user has set one, is trusted to."""
 
     def init_poolmanager(self, *arguments: Any, **options: Any) -> None:
@@ -110,17 +140,36 @@ class PublicAdapter(HTTPAdapter):
         self.poolmanager.pool_classes_by_scheme = pools
 
 
+def _certificates() -> str:
+    return next(filter(None, map(os.environ.get, _CERTIFICATES)), None) or certifi.where()
+
+
+def ask(session: requests.Session, url: str, timeout_s: float) -> BaseHTTPResponse:
+    """The answer to a GET, by the session's adapter for `url`, its body unread.
+
+    Raises what requests or urllib3 raise.
+    """
+    adapter = session.get_adapter(url)
+    if isinstance(adapter, DirectAdapter) and not session.trust_env:
+        return adapter.ask(url, session.headers, timeout_s)
+    request = session.prepare_request(requests.Request("GET", url))
+    assert request.url is not None, "it raises otherwise"
+    around: Any = session.merge_environment_settings(request.url, {}, True, None, None)
+    answer: BaseHTTPResponse = adapter.send(request, timeout=timeout_s, **around).raw
+    return answer
+
+
 def open_session(threads: int, allow_private: bool) -> requests.Session:
     """A session for `threads` that use it at once. allow_private: connect to any address."""
     session: requests.Session = Session(ProxyPool())
-    adapter_class = HTTPAdapter if allow_private else PublicAdapter
+    adapter_class = DirectAdapter if allow_private else PublicAdapter
     for scheme in ("http://", "https://"):
         adapter = adapter_class(pool_connections=4 * threads, pool_maxsize=threads)
         session.mount(scheme, adapter)
     # A picture is not packed any further, and a packed answer can be a bomb.
     session.headers.update({"User-Agent": USER_AGENT, "Accept-Encoding": "identity"})
     session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
-    # Looking for proxies in the environment, each time, takes a third of the time of a request.
+    # Looking for proxies in the environment, each time, takes as long as a request.
     session.trust_env = bool(getproxies().keys() - {"no"})
-    session.verify = next(filter(None, map(os.environ.get, _CERTIFICATES)), True)
+    session.verify = _certificates()
     return session

@@ -13,9 +13,9 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from depthgen.errors import OptionsError
-from depthgen.sources.outcome import Outcome, UnreachableError, by_reason, too_few
-from depthgen.sources.screen import OPTED_OUT, PASSING, PRIVATE
+from depthgen.sources.screen import OPTED_OUT, PRIVATE
 from depthgen.sources.urls import read_urls
+from depthgen.sources.web.account import Account
 from depthgen.sources.web.crawler import Job, Silence, WebCrawler, crawl_share, unseen
 from depthgen.sources.web.engines import ENGINES
 from depthgen.sources.web.fetch import Rules
@@ -26,15 +26,15 @@ from depthgen.workers import default_workers, streams
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from depthgen.errors import StageError
     from depthgen.sources.candidate import Judged
     from depthgen.sources.intake import Intake
     from depthgen.sources.options import CrawlOptions
+    from depthgen.sources.outcome import Outcome
     from depthgen.sources.web.crawler import Ending
     from depthgen.stage import Progress
 
-# An abandoned thread, the manifest and the end of the process take some time, too.
-_SHARE_OF_DEADLINE, _RESERVE_S = 0.1, 1.0
+# To part with threads, the manifest and the end of the process take some time, too.
+_SHARE_OF_DEADLINE, _RESERVE_S = 0.2, 1.5
 # Addresses; to start a process takes as long as to fetch some hundred of them.
 _WORTH_PROCESSES = 500
 
@@ -74,44 +74,48 @@ def _check_license(options: CrawlOptions) -> None:
 def _fill(
     options: CrawlOptions, until: float, listed: Sequence[Task], intake: Intake, progress: Progress
 ) -> Outcome:
+    began = time.monotonic()
     overruled = {OPTED_OUT: options.ignore_opt_out, PRIVATE: options.allow_private}
     settled = partial(
         intake.settled, overruled=[reason for reason, is_so in overruled.items() if is_so]
     )
     before, tasks = _split(listed, settled)
-    stood = intake.standing(options.source, options.searched) if options.is_search else before[""]
-    refused_before = Counter({reason: count for reason, count in before.items() if reason})
+    stood = before[""]
+    if options.is_search:
+        stood = intake.standing(options.source, options.searched, options.license)
     total = options.wanted or len(listed)
     progress(min(stood, total), total)
     missing = None if options.wanted is None else max(0, options.wanted - stood)
-    crawler: WebCrawler | None = None
-    ending: Ending = "enough"
-    if missing != 0 and (tasks or options.is_search):
-        job = _job(options, tasks, missing, until, settled)
-        take = _taker(intake, progress, stood, before.total(), total, options)
-        processes = min(default_workers(), options.threads)
-        if missing is None and processes > 1 and len(tasks) >= _WORTH_PROCESSES:
-            ending = _crawl_in_processes(job, processes, take)
-        else:
-            crawler = WebCrawler(job)
-            ending = crawler.crawl(take)
-            refused_before += crawler.storage.before
-    elif missing != 0:
-        ending = "exhausted"
-    reasons = intake.reasons + refused_before
-    standing = stood + intake.kept
-    counts = {
-        "found": len(listed) or (crawler.ledger.handed_out if crawler else 0),
-        "fetched": intake.kept + intake.reasons.total(),
-        "added": intake.added,
-        "refused": sum(n for reason, n in intake.reasons.items() if reason not in PASSING),
-        "failed": sum(n for reason, n in intake.reasons.items() if reason in PASSING),
-    }
-    notes = [note for note in (by_reason(intake.reasons), _page_trouble(crawler)) if note]
-    problem = None
-    if standing < (options.wanted or 1) or ending in ("deadline", "no network"):
-        problem = _problem(options, ending, standing, reasons, crawler)
-    return Outcome(counts, tuple(notes), problem)
+    job = _job(options, tasks, missing, until, settled)
+    ending, crawler = _crawl(job, _taker(intake, progress, stood, before.total(), total, options))
+    return Account(
+        options=options,
+        ending=ending,
+        stood=stood,
+        kept=intake.kept,
+        added=intake.added,
+        found=len(listed) or (crawler.ledger.handed_out if crawler else 0),
+        reasons=intake.reasons,
+        before=before + crawler.storage.before if crawler else before,
+        seconds=time.monotonic() - began,
+        trouble=crawler.ledger.trouble if crawler else {},
+        unreachable=crawler is not None and crawler.ledger.unreachable,
+    ).outcome()
+
+
+def _crawl(
+    job: Job, take: Callable[[Sequence[Judged]], Sequence[bool]]
+) -> tuple[Ending, WebCrawler | None]:
+    """Why it ended, and what did it, if that was here."""
+    if job.wanted == 0:
+        return "enough", None
+    if job.engine is None and not job.tasks:
+        return "exhausted", None
+    processes = min(default_workers(), job.threads)
+    if job.wanted is None and processes > 1 and len(job.tasks) >= _WORTH_PROCESSES:
+        return _crawl_in_processes(job, processes, take), None
+    crawler = WebCrawler(job)
+    return crawler.crawl(take), crawler
 
 
 def _crawl_in_processes(
@@ -164,7 +168,6 @@ def _job(
     until: float,
     settled: Callable[[str], str | None],
 ) -> Job:
-    delay_s = options.per_host_delay_s
     keys = {"license": options.license, "key": options.flickr_key}
     words = options.searched if options.is_search else ()
     return Job(
@@ -184,7 +187,7 @@ def _job(
         tasks=tasks,
         wanted=missing,
         threads=options.threads,
-        per_host_delay_s=(0.2 if options.is_search else 0.0) if delay_s is None else delay_s,
+        per_host_delay_s=options.delay_s,
         until=until,
     )
 
@@ -201,41 +204,3 @@ def _taker(
         return stands
 
     return take
-
-
-def _page_trouble(crawler: WebCrawler | None) -> str:
-    trouble: Counter[str] = crawler.ledger.trouble if crawler else Counter()
-    parts = ", ".join(f"{count} × {problem}" for problem, count in sorted(trouble.items()))
-    return f"pages of results that failed: {parts}" if parts else ""
-
-
-def _problem(
-    options: CrawlOptions,
-    ending: Ending,
-    standing: int,
-    reasons: Counter[str],
-    crawler: WebCrawler | None,
-) -> StageError:
-    """The sentence for a crawl that is not what was asked for."""
-    try_again = (
-        "check the network and try again, or work without the web: `depthgen crawl --source "
-        f"folder --kind {options.kind} --from DIR`, or `depthgen render`"
-    )
-    if crawler is not None and crawler.ledger.unreachable:
-        why = "; ".join(crawler.ledger.trouble)
-        return UnreachableError(
-            f"no page of results from {options.source} could be loaded ({why}): {try_again}"
-        )
-    if ending == "no network":
-        return UnreachableError(f"no address could be reached ({by_reason(reasons)}): {try_again}")
-    where = options.source if options.is_search else str(options.origin)
-    if ending == "deadline":
-        where = f"the deadline of {options.seconds:g} s came first: {where}"
-        advice = "type the same command again to go on, or give it more with --deadline"
-    elif options.is_search:
-        advice = "try other words with --keyword, another --source"
-    else:
-        advice = "add more to the list"
-    if ending != "deadline" and any(reason in PASSING for reason in reasons):
-        advice = f"type the same command again to retry what failed, {advice}"
-    return too_few(where, options.kind, standing, options.wanted, reasons, advice)

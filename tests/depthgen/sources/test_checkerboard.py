@@ -162,3 +162,9 @@ def test_real_cutouts_over_a_plain_colour_have_no_board(realdata: Path, level: i
         alpha = pixels[:, :, 3:] / 255.0
         plain = pixels[:, :, :3] * alpha + level * (1 - alpha)
         assert not has_painted_checkerboard(plain.astype(np.uint8)), path.name
+
+
+@pytest.mark.parametrize("side", range(1, 20))
+def test_a_tiny_picture_of_two_tones_is_looked_at_without_an_error(side: int) -> None:
+    tones = (np.indices((side, side)).sum(axis=0) // 3 % 2 * 51 + 204).astype(np.uint8)
+    has_painted_checkerboard(np.repeat(tones[:, :, None], 3, axis=2))

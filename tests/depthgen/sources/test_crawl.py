@@ -265,6 +265,26 @@ def test_a_kill_between_copy_and_line_loses_and_doubles_nothing(
     assert files == ["bg/bg_000.png", "bg/bg_001.png", "bg/bg_002.png"]
 
 
+def test_a_twin_that_a_kill_left_unwritten_is_still_known_for_one(
+    workspace: Workspace, tmp_path: Path
+) -> None:
+    data = encoded(scene())
+    origin = folder_of(tmp_path / "in", {"a.png": data, "b.png": data})
+    run(workspace, CrawlOptions("folder", origin=origin))
+    lines = workspace.provenance.read_bytes().splitlines(keepends=True)
+    workspace.provenance.write_bytes(lines[0])
+    run(workspace, CrawlOptions("folder", origin=origin))
+    links = [(each.file, each.duplicate_of) for each in read_provenance(workspace.provenance)]
+    assert links == [("bg/bg_000.png", ""), ("bg/bg_001.png", "bg/bg_000.png")]
+
+
+def test_depth_maps_that_fit_no_picture_are_told(workspace: Workspace, tmp_path: Path) -> None:
+    origin = folder_of(tmp_path / "in", {"a.png": encoded(scene())})
+    maps = folder_of(tmp_path / "depth", {"other.png": depth_png()})
+    summary = run(workspace, CrawlOptions("folder", origin=origin, depth_origin=maps))
+    assert any("names must be the same" in note for note in summary.notes)
+
+
 def test_a_lost_copy_comes_back_under_its_number(workspace: Workspace, tmp_path: Path) -> None:
     origin = folder_of(tmp_path / "in", {f"{n}.png": encoded(scene(n)) for n in range(2)})
     run(workspace, CrawlOptions("folder", origin=origin))
@@ -417,7 +437,10 @@ def test_names_that_are_not_utf_8_are_taken(workspace: Workspace, tmp_path: Path
         ({"source": "flickr"}, "--flickr-key or \\$FLICKR_API_KEY"),
         ({"count": 0}, "--count"),
         ({"threads": 0}, "--threads"),
-        ({"max_bytes": 1 << 40}, "at most"),
+        ({"max_bytes": 1 << 40}, "1 to 268,435,456"),
+        ({"timeout_s": float("inf")}, "--timeout"),
+        ({"threads": 60_000}, "--threads"),
+        ({"source": "bing", "url_column": "x"}, "--source urls"),
         ({"timeout_s": 0.0}, "--timeout"),
         ({"deadline_s": float("nan")}, "--deadline"),
         ({"retries": -1}, "--retries"),

@@ -228,3 +228,10 @@ def test_what_the_csv_writer_writes_comes_back(
             found = Found(url.strip(), page.strip(), title.strip())
             expected.setdefault(found.url, found)
     assert read_urls(path) == list(expected.values())
+
+
+@pytest.mark.parametrize(("name", "apart"), [("a.csv", ";"), ("a.csv", "\t"), ("a.tsv", ",")])
+def test_cells_are_apart_by_what_the_first_line_says(tmp_path: Path, name: str, apart: str) -> None:
+    path = tmp_path / name
+    path.write_text(f"caption{apart}url\na cat{apart}http://x.example/1.png\n")
+    assert read_urls(path) == [Found("http://x.example/1.png", "", "a cat")]

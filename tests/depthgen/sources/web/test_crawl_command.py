@@ -174,7 +174,7 @@ def test_a_long_list_is_crawled_by_several_processes_killed_and_gone_on_with(
         done = depthgen(*typed)
         assert done.returncode == 0, done.stderr
         again = depthgen(*typed)
-        assert "fetched 0" in again.stdout
+        assert "tried 0" in again.stdout
     assert 100 < known < count
     lines = seen(workspace)
     assert len(lines) == len({each.origin for each in lines}) == count
@@ -208,7 +208,8 @@ def test_without_a_network_the_command_says_what_else_there_is(
     ("arguments", "words"),
     [
         (("--source", "gopher", "--kind", "fg"), "there is no source 'gopher'"),
-        (("--keyword", "cat"), "--kind fg or --kind bg"),
+        (("--keyword", "cat"), "--kind fg, --kind bg or --kind both"),
+        (("--source", "gogle", "--keyword", "cat"), "there is no source 'gogle'"),
         (("--source", "urls", "--kind", "fg"), "--from FILE"),
         (("--source", "flickr"), "$FLICKR_API_KEY"),
         (("--source", "baidu", "--license", "commercial"), "no licence filter"),
