@@ -302,6 +302,40 @@ def depthmap(session: Session, /, dry_run: bool, **options: Any) -> None:
     session.report(stage.run(session.workspace, given, session.progress("depthmap"), plan))
 
 
+@main.command("depth-agreement")
+@click.argument("first", type=click.Path(path_type=Path))
+@click.argument("second", type=click.Path(path_type=Path))
+@click.option(
+    "--masks", type=click.Path(path_type=Path), help="[default: the workspace's fg_bg_mask.zip]"
+)
+@click.option("--picture", type=click.Path(path_type=Path), help="Draw the comparison here.")
+@click.option("--worst", type=int, help="Samples to draw that agree least.  [default: 3]")
+@WORKERS
+@AS_JSON
+@click.pass_obj
+def depth_agreement(
+    session: Session,
+    /,
+    first: Path,
+    second: Path,
+    masks: Path | None,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Compare two label archives.
+
+    SECOND is taken for the truth. Errors and shares for cut-outs, their borders and the rest.
+    """
+    from depthgen.depth import agreement as stage
+
+    given = stage.AgreementOptions(**_given(options))
+    masks = masks or session.workspace.archive("fg_bg_mask")
+    found = stage.run(first, second, masks, given, session.progress("depth-agreement"))
+    click.echo(json.dumps(found.to_json(), indent=2) if as_json else found.table())
+    if given.picture is not None:
+        session.say(f"  {given.picture}")
+
+
 @main.command()
 @click.option("--size", type=int, default=96, show_default=True, help="Side, in pixels.")
 @click.option("--suffix", default="small", show_default=True, help="fg_bg.zip → fg_bg_small.zip.")
