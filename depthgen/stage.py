@@ -107,6 +107,12 @@ class Run:
         """Whether an earlier run finished it."""
         return self.manifest.state == "done"
 
+    def keep(self, facts: Mapping[str, Any]) -> dict[str, Any]:
+        """Write down facts that a run which is stopped must not lose; gives all that are known."""
+        self.manifest.facts |= facts
+        self.manifest.write(self.workspace.manifest(self.manifest.stage))
+        return self.manifest.facts
+
     def finish(self, counts: Mapping[str, int], notes: Sequence[str] = (), **facts: Any) -> Summary:
         """Write down that the stage is done; `facts` is what else its readers need to know."""
         manifest = self.manifest

@@ -146,8 +146,8 @@ def run(
     ) as stage:
         if stage.done:
             return stage.summary()
-        samples = plan.label(progress)
-        return stage.finish({"samples": samples}, **asdict(plan.quantity), **plan.facts)
+        facts = stage.keep({**asdict(plan.quantity), **plan.facts})
+        return stage.finish({"samples": plan.label(progress)}, **facts)
 
 
 def _without_depth(workspace: Workspace) -> list[int]:

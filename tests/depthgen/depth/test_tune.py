@@ -159,9 +159,10 @@ def test_what_was_found_stands_in_the_manifest_and_is_not_measured_again(tmp_pat
     assert anew.settings["precision"] == "float32"
 
 
-def test_what_auto_found_is_written_down_before_the_labels(tmp_path: Path) -> None:
+def test_what_auto_found_is_written_down_before_the_labels_and_stays(tmp_path: Path) -> None:
     workspace = make_composites(tmp_path)
-    plan = planned(workspace, FormulaNetwork({"float32": Formula()}), precision="float32")
+    network = FormulaNetwork({"float32": Formula(), "bf16": Formula("bf16")})
+    plan = planned(workspace, network)
 
     def interrupt(done: int, total: int) -> None:
         raise KeyboardInterrupt
@@ -171,6 +172,13 @@ def test_what_auto_found_is_written_down_before_the_labels(tmp_path: Path) -> No
     manifest = json.loads(workspace.manifest("depthmap").read_text())
     assert manifest["state"] == "running"
     assert manifest["settings"]["forward_batch"] == plan.labelling.forward_batch
+    assert manifest["facts"].items() >= plan.facts.items()
+    assert {"precisions", "forward_batches"} == plan.facts.keys()
+    rest = planned(workspace, network)
+    assert rest.facts == {}
+    run(workspace, DepthmapOptions(), plan=rest)
+    finished = json.loads(workspace.manifest("depthmap").read_text())
+    assert (finished["state"], finished["facts"]) == ("done", manifest["facts"])
 
 
 def test_a_forecast_is_near_the_truth_and_labels_nothing(tmp_path: Path) -> None:
