@@ -176,7 +176,10 @@ def write_onnx(path: Path, seed: int = 0) -> Path:
         "net",
         [helper.make_tensor_value_info("picture", TensorProto.FLOAT, shape)],
         [helper.make_tensor_value_info("depth", TensorProto.FLOAT, ["n", 1, SIDE, SIDE])],
-        [numpy_helper.from_array(value.astype(np.float32), name) for name, value in constants.items()],
+        [
+            numpy_helper.from_array(value.astype(np.float32), name)
+            for name, value in constants.items()
+        ],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
     onnx.save(model, path)
