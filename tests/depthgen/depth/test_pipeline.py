@@ -289,6 +289,26 @@ def test_a_stream_names_the_picture_that_failed() -> None:
     assert (caught.value.key, caught.value.position) == ("key", 2)
 
 
+@pytest.mark.parametrize(
+    ("batch", "committed"),
+    [(6, [6, 12, 18]), (7, [9, 18]), (1, [3, 6, 9, 12, 15, 18, 21, 23]), (1000, [])],
+)
+def test_so_many_samples_are_put_on_the_disk_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batch: int, committed: list[int]
+) -> None:
+    workspace = make_composites(tmp_path)
+    found = []
+    commit = ArchiveWriter.commit
+
+    def noted(writer: ArchiveWriter) -> None:
+        found.append(len(writer) - 1)  # but for the info
+        commit(writer)
+
+    monkeypatch.setattr(ArchiveWriter, "commit", noted)
+    label(workspace, Formula(), batch=batch)
+    assert found == [*committed, 23]  # the last one closes the archive
+
+
 @pytest.mark.parametrize("batch", [1, 1000])
 def test_few_samples_are_on_their_way_whatever_is_committed_at_once(
     tmp_path: Path, batch: int
