@@ -51,7 +51,7 @@ class Network:
 
     def announce(self) -> list[str]:
         """What a person is to know before it is loaded: its licence, and what is downloaded."""
-        if self.model in FILE_MODELS or self.weights is not None:
+        if self.model in FILE_MODELS or self.weights is not None or Path(self.model).is_dir():
             return []
         download = describe_download(self.model)
         return [str(each) for each in (licence_notice(self.model), download) if each]
