@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from queue import Empty, Queue
 from typing import TYPE_CHECKING, Any, Literal
@@ -53,8 +53,11 @@ _PAGE_BYTES = 16 << 20
 _PICTURES_A_PAGE = 40
 # So many hosts without a connection, and nothing else before them: there is no network.
 _LOST_AT_FIRST = 20
-# So many pictures are written down at once.
+# So many pictures are written down at once, or about so many bytes of them.
 _BATCH = 64
+# And if they come no further apart than this.
+_GATHER_S = 0.01
+_BATCH_BYTES = 16 << 20
 
 Ending = Literal["enough", "exhausted", "deadline", "no network"]
 
@@ -216,19 +219,21 @@ class WebCrawler(Crawler):
         return self.downloader.is_alive()
 
     def _arrivals(self) -> list[Judged]:
-        """What has come since, or after a moment. Raises what a thread has died of."""
+        """What has come since, or after a moment. Raises what a thread has died of.
+
+        Where a permit may hang on it, it is not kept waiting for the next.
+        """
         self.downloader.lend_permits()
-        batch = self.downloader.give_up_overdue()
+        batch, nbytes = self.downloader.give_up_overdue(), 0
         arrivals = self._shared.storage.arrivals
-        try:
-            batch.append(arrivals.get(timeout=_TICK_S))
-            while len(batch) < _BATCH:
-                batch.append(arrivals.get_nowait())
-        except Empty:
-            pass
-        for each in batch:
-            if isinstance(each, Exception):
-                raise each
+        gather_s = _GATHER_S if self._job.wanted is None else 0.0
+        with suppress(Empty):
+            while len(batch) < _BATCH and nbytes < _BATCH_BYTES:
+                each = arrivals.get(timeout=gather_s if batch else _TICK_S)
+                if isinstance(each, Exception):
+                    raise each
+                batch.append(each)
+                nbytes += len(each.data)
         return batch
 
 

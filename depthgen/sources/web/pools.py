@@ -14,6 +14,7 @@ from collections import Counter, deque
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import zip_longest
+from math import ceil
 from queue import Empty, Full, Queue
 from typing import TYPE_CHECKING, Any
 
@@ -40,6 +41,8 @@ _TICK_S = 0.1
 _PATIENCE = 3
 # After this long, another picture is tried beside the one that is under way.
 _SLOW_S = 2.0
+# Pictures of so many bytes wait to be taken.
+_WAITING_BYTES = 64 << 20
 
 
 @dataclass(frozen=True)
@@ -70,12 +73,43 @@ class FairQueue(Queue[Task]):
         return self._waiting[keyword].popleft()
 
 
+class Arrivals(Queue[Judged | Exception]):
+    """Pictures on their way to the one thread that takes them, and what a thread has died of.
+
+    No more are let in while `most` wait, or 64 MiB of them; the last one may exceed that.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._least = ceil(_WAITING_BYTES / most)
+        super().__init__(_WAITING_BYTES)
+
+    def _init(self, maxsize: int) -> None:
+        self._waiting: deque[Judged | Exception] = deque()
+        self._weight = 0
+
+    def _qsize(self) -> int:
+        return self._weight
+
+    def _put(self, item: Judged | Exception) -> None:
+        self._waiting.append(item)
+        self._weight += self._weigh(item)
+
+    def _get(self) -> Judged | Exception:
+        item = self._waiting.popleft()
+        self._weight -= self._weigh(item)
+        return item
+
+    def _weigh(self, item: Judged | Exception) -> int:
+        # A small one takes the place of one of `most`.
+        return max(self._least, len(item.data) if isinstance(item, Judged) else 0)
+
+
 class Storage(BaseStorage):
     """Hands what comes in to the one thread that numbers, writes and counts.
 
     settled: what was decided about an address before, None if it is to be fetched. most: so many
-    wait to be taken. `arrivals` holds pictures, and what a thread has died of; `before` counts
-    what was decided before, by reason, "" for pictures that are there.
+    wait to be taken, fewer if they are large. `before` counts what was decided before, by reason,
+    "" for pictures that are there.
     """
 
     def __init__(
@@ -83,7 +117,7 @@ class Storage(BaseStorage):
     ) -> None:
         self._settled, self._stop = settled, stop
         # Bounded, so that a long list does not pile up faster than it is written.
-        self.arrivals: Queue[Any] = Queue(most)
+        self.arrivals = Arrivals(most)
         self.before: Counter[str] = Counter()
         self._lock = threading.Lock()
 

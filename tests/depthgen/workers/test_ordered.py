@@ -1,8 +1,7 @@
-"""Work over processes: in order, bounded, and with no process left behind however it ends."""
+"""A map over processes: in order, bounded, and with no process left behind however it ends."""
 
 from __future__ import annotations
 
-import importlib
 import os
 import signal
 import subprocess
@@ -15,80 +14,11 @@ import pytest
 
 from depthgen.errors import DepthgenError
 from depthgen.workers import WorkerError, default_workers, ordered_map
+from tests.depthgen.workers.remains import children
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from types import ModuleType
-
-# What the workers run has to be importable: a module of its own, on the path.
-WORK = """
-import os, signal, subprocess, sys, threading, time
-from depthgen.errors import StageError
-
-def square(x): return x * x
-def slow_first(x):
-    time.sleep(0.3 if x == 0 else 0)
-    return x
-def pid(x):
-    time.sleep(0.02)
-    return os.getpid()
-def refuse(x):
-    if x == 3: raise StageError("three is not allowed")
-    return x
-def divide(x): return 6 // (x - 3)
-class TwoPartError(Exception):
-    def __init__(self, a, b): super().__init__(f"{a} and {b}")
-class LoudStageError(StageError):
-    def __init__(self, a, b): super().__init__(f"{a} and {b}")
-def fail_oddly(x): raise TwoPartError("this", "that")
-def kill_self(x):
-    if x == 3: os.kill(os.getpid(), signal.SIGKILL)
-    return x
-def leave(x): sys.exit(7)
-def unsendable(x): return threading.Lock()
-class Trap:
-    def __reduce__(self): return spring, ()
-def spring(): raise ValueError("sprung")
-def trap(x): return Trap()
-def missing_file(x): raise FileNotFoundError(2, "not here")
-def talk(x):
-    print("text on stdout")
-    sys.stdout.flush()
-    os.write(1, b"bytes on descriptor 1")
-    subprocess.run(["echo", "from a child"], check=True)
-    return x, sys.stdin.read(), os.read(0, 10)
-def sleep(x):
-    time.sleep(x)
-    return x
-def big(x): return bytes([x]) * 20_000_000
-class NeedsFile:
-    def __init__(self, path): self.path = path
-    def __setstate__(self, state): raise StageError("the file is gone")
-    def __call__(self, x): return x
-"""
-
-
-@pytest.fixture
-def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
-    (tmp_path / "work_for_workers.py").write_text(WORK)
-    monkeypatch.syspath_prepend(tmp_path)
-    yield importlib.import_module("work_for_workers")
-    del sys.modules["work_for_workers"]
-
-
-def children(of: int | None = None) -> set[int]:
-    """The processes below this one."""
-    pid = os.getpid() if of is None else of
-    tasks = Path(f"/proc/{pid}/task").glob("*/children")
-    return {int(child) for task in tasks for child in task.read_text().split()}
-
-
-@pytest.fixture(autouse=True)
-def nothing_is_left() -> Iterator[None]:
-    files, processes = len(list(Path("/proc/self/fd").iterdir())), children()
-    yield
-    assert children() <= processes
-    assert len(list(Path("/proc/self/fd").iterdir())) <= files
 
 
 def run(work: Any, items: Any, workers: int = 2) -> list[Any]:
