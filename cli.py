@@ -17,37 +17,18 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
-from depthgen import __version__
-from depthgen.console import Session, duration
+from depthgen import __version__, commands
+from depthgen.console import AS_JSON, OVERWRITE, WORKERS, Session, duration, given
 from depthgen.errors import DepthgenError, OptionsError
 
 EXIT_NO, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 
 
-def _given(options: dict[str, Any]) -> dict[str, Any]:
-    """The options that were typed; a stage has its own default for the others."""
-    return {name: value for name, value in options.items() if value is not None}
-
-
-WORKERS = click.option("--workers", type=int, help="Processes to use.  [default: all cores]")
-OVERWRITE = click.option(
-    "--overwrite", is_flag=True, help="Delete what an earlier run made and start anew."
-)
 SEED = click.option("--seed", type=int, default=0, show_default=True, help="Of all randomness.")
 SIDE = click.option("--size", type=int, default=192, show_default=True, help="Side, in pixels.")
 QUALITY = click.option(
     "--quality", type=int, default=90, show_default=True, help="Of the JPEG files."
 )
-AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-
-
-def _number_or_auto(_: click.Context, option: click.Parameter, value: str | None) -> int | None:
-    """A number above 0, or 0 for auto."""
-    if value in (None, "auto"):
-        return None
-    if not value.isdecimal() or not int(value):
-        raise click.BadParameter(f"{value!r} is neither auto nor a number above 0", param=option)
-    return int(value)
 
 
 class _Chain(click.Group):
@@ -85,70 +66,7 @@ def main(session: Session, /, workspace: Path, quiet: bool, debug: bool) -> None
     logging.getLogger("urllib3").setLevel(logging.ERROR)  # strange servers are counted, not told
 
 
-@main.command()
-@click.option(
-    "--source",
-    default="bing",
-    show_default=True,
-    help="bing, google, baidu or flickr; urls, a list of them; or folder.",
-)
-@click.option(
-    "--kind",
-    type=click.Choice(["fg", "bg", "both"]),
-    help="Cut-outs, backgrounds or both.  [default: both, of a search]",
-)
-@click.option(
-    "--keyword",
-    "keywords",
-    multiple=True,
-    help="What to search for; may be repeated.  [default: people, animals, … and interiors]",
-)
-@click.option(
-    "--from",
-    "origin",
-    type=click.Path(path_type=Path),
-    help="The folder, or the list: txt, csv, tsv, jsonl or parquet.",
-)
-@click.option("--url-column", help="Of the list.  [default: url]")
-@click.option("--depth", "depth_origin", type=click.Path(path_type=Path), help="Their depth maps.")
-@click.option(
-    "--count", type=int, help="How many to have.  [default: 100 of a search; else all there are]"
-)
-@click.option("--license", help="Of a search: creativecommons, publicdomain, commercial, …")
-@click.option(
-    "--min-size",
-    type=int,
-    help="Refuse pictures with a side below this many pixels.  [default: 32]",
-)
-@click.option("--max-bytes", type=int, help="Refuse larger files.  [default: 32 MiB from the web]")
-@click.option("--dedupe", is_flag=True, help="Refuse duplicates from a folder, too.")
-@click.option("--deadline", "deadline_s", type=float, help="Seconds.  [default: 1800 of a search]")
-@click.option("--timeout", "timeout_s", type=float, help="Seconds a picture.  [default: 10]")
-@click.option("--retries", type=int, help="After a failure that may pass.  [default: 2]")
-@click.option(
-    "--per-host-delay",
-    "per_host_delay_s",
-    type=float,
-    help="Seconds between requests to a host.  [default: 0.2 of a search; else 0]",
-)
-@click.option("--threads", type=int, help="Downloads at a time.  [default: 16]")
-@click.option("--flickr-key", envvar="FLICKR_API_KEY", show_envvar=True, help="For Flickr.")
-@click.option("--allow-private", is_flag=True, help="Connect to private addresses, too.")
-@click.option("--ignore-opt-out", is_flag=True, help="Take what X-Robots-Tag asks not to take.")
-@click.pass_obj
-def crawl(session: Session, /, kind: str | None, **options: Any) -> None:
-    """Take pictures in: screened, numbered, with their provenance.
-
-    Without options it searches Bing for 100 cut-outs and 100 backgrounds. What was kept or refused
-    before is not downloaded again; what failed is tried again.
-    """
-    from depthgen.sources import crawl as stage
-
-    each = stage.options_for(kind, _given(options))
-    for summary in stage.run_each(
-        session.workspace, each, lambda kind: session.progress(f"crawl {kind}", "pictures")
-    ):
-        session.report(summary)
+main.add_command(commands.crawl)
 
 
 @main.command()
@@ -165,8 +83,8 @@ def render(session: Session, /, **options: Any) -> None:
     """
     from depthgen.sources import studio as stage
 
-    given = stage.RenderOptions(**_given(options))
-    session.report(stage.run(session.workspace, given, session.progress("render", "pictures")))
+    asked = stage.RenderOptions(**given(options))
+    session.report(stage.run(session.workspace, asked, session.progress("render", "pictures")))
 
 
 @main.command()
@@ -180,8 +98,8 @@ def mask(session: Session, /, **options: Any) -> None:
     """
     from depthgen.prepare import mask as stage
 
-    given = stage.MaskOptions(**_given(options))
-    session.report(stage.run(session.workspace, given, session.progress("mask", "pictures")))
+    asked = stage.MaskOptions(**given(options))
+    session.report(stage.run(session.workspace, asked, session.progress("mask", "pictures")))
 
 
 @main.command()
@@ -197,8 +115,8 @@ def crop(session: Session, /, **options: Any) -> None:
     """
     from depthgen.prepare import crop as stage
 
-    given = stage.CropOptions(**_given(options))
-    session.report(stage.run(session.workspace, given, session.progress("crop", "pictures")))
+    asked = stage.CropOptions(**given(options))
+    session.report(stage.run(session.workspace, asked, session.progress("crop", "pictures")))
 
 
 @main.command()
@@ -245,95 +163,19 @@ def composite(session: Session, /, dry_run: bool, **options: Any) -> None:
     """
     from depthgen import composite as stage
 
-    given = stage.CompositeOptions(**_given(options))
+    asked = stage.CompositeOptions(**given(options))
     if dry_run:
-        expected = stage.forecast(session.workspace, given)
+        expected = stage.forecast(session.workspace, asked)
         click.echo(
             f"{expected.samples:,} composites and as many masks, about "
             f"{expected.nbytes / 1e9:.2f} GB, in about {duration(max(1, expected.seconds))}"
         )
         return
-    session.report(stage.run(session.workspace, given, session.progress("composite")))
+    session.report(stage.run(session.workspace, asked, session.progress("composite")))
 
 
-@main.command()
-@click.option(
-    "--model",
-    default="auto",
-    show_default=True,
-    help="layered, densedepth, keras, onnx, depth-anything-v2-small, …, a hub id or a folder.",
-)
-@click.option("--weights", type=click.Path(path_type=Path), help="The network's file or folder.")
-@click.option("--bg-model", help="With layered: the network that knows the backgrounds' depth.")
-@click.option("--batch", type=int, default=1000, show_default=True, help="Samples a commit.")
-@click.option(
-    "--forward-batch", callback=_number_or_auto, help="Samples a forward pass.  [default: auto]"
-)
-@click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, mps, …")
-@click.option(
-    "--precision", default="auto", show_default=True, help="float32, bf16, fp16; of a network."
-)
-@click.option("--bits", type=int, default=8, show_default=True, help="Of a label: 8, 16 or 32.")
-@click.option("--quantity", help="What a Keras or ONNX file gives, where it does not say.")
-@click.option("--input-size", type=(int, int), metavar="H W", help="Of its input, likewise.")
-@click.option("--dry-run", is_flag=True, help="Time a few batches, print the forecast, and stop.")
-@WORKERS
-@OVERWRITE
-@click.pass_obj
-def depthmap(session: Session, /, dry_run: bool, **options: Any) -> None:
-    """Label every composite with depth.
-
-    Writes depth_fg_bg.zip. `auto` is layered if the backgrounds have depth: each cut-out as an
-    upright plane in it, without a network. Else it is DenseDepth, if its weights are found, else
-    Depth Anything V2 Small.
-    """
-    from depthgen import depth as stage
-
-    given = stage.DepthmapOptions(**_given(options))
-    plan = stage.prepare(session.workspace, given, session.say)
-    session.say(plan.text())
-    if dry_run:
-        expected = plan.forecast()
-        click.echo(
-            f"{expected.samples:,} labels in about {duration(max(1, expected.seconds))}, "
-            f"{expected.samples / expected.seconds:,.1f} a second"
-        )
-        return
-    session.report(stage.run(session.workspace, given, session.progress("depthmap"), plan))
-
-
-@main.command("depth-agreement")
-@click.argument("first", type=click.Path(path_type=Path))
-@click.argument("second", type=click.Path(path_type=Path))
-@click.option(
-    "--masks", type=click.Path(path_type=Path), help="[default: the workspace's fg_bg_mask.zip]"
-)
-@click.option("--picture", type=click.Path(path_type=Path), help="Draw the comparison here.")
-@click.option("--worst", type=int, help="Samples to draw that agree least.  [default: 3]")
-@WORKERS
-@AS_JSON
-@click.pass_obj
-def depth_agreement(
-    session: Session,
-    /,
-    first: Path,
-    second: Path,
-    masks: Path | None,
-    as_json: bool,
-    **options: Any,
-) -> None:
-    """Compare two label archives.
-
-    SECOND is taken for the truth. Errors and shares for cut-outs, their borders and the rest.
-    """
-    from depthgen.depth import agreement as stage
-
-    given = stage.AgreementOptions(**_given(options))
-    masks = masks or session.workspace.archive("fg_bg_mask")
-    found = stage.run(first, second, masks, given, session.progress("depth-agreement"))
-    click.echo(json.dumps(found.to_json(), indent=2) if as_json else found.table())
-    if given.picture is not None:
-        session.say(f"  {given.picture}")
+main.add_command(commands.depthmap)
+main.add_command(commands.depth_agreement)
 
 
 @main.command()
@@ -350,8 +192,8 @@ def resize(session: Session, /, **options: Any) -> None:
     """
     from depthgen import resize as stage
 
-    given = stage.ResizeOptions(**_given(options))
-    session.report(stage.run(session.workspace, given, session.progress("resize", "members")))
+    asked = stage.ResizeOptions(**given(options))
+    session.report(stage.run(session.workspace, asked, session.progress("resize", "members")))
 
 
 @main.command()
@@ -367,8 +209,8 @@ def stats(session: Session, /, as_json: bool, **options: Any) -> None:
     """
     from depthgen import stats as stage
 
-    given = stage.StatsOptions(**_given(options))
-    summary = stage.run(session.workspace, given, session.progress("stats", "pictures"))
+    asked = stage.StatsOptions(**given(options))
+    summary = stage.run(session.workspace, asked, session.progress("stats", "pictures"))
     if as_json:
         click.echo(session.workspace.stats.read_text("utf-8"))
         return
@@ -388,8 +230,8 @@ def verify(session: Session, /, as_json: bool, **options: Any) -> None:
     """
     from depthgen import verify as stage
 
-    given = stage.VerifyOptions(**_given(options))
-    report = stage.run(session.workspace, given, session.progress("verify", "members"))
+    asked = stage.VerifyOptions(**given(options))
+    report = stage.run(session.workspace, asked, session.progress("verify", "members"))
     click.echo(json.dumps(report.to_json(), indent=2) if as_json else report.text())
     if report.findings:
         sys.exit(EXIT_NO)

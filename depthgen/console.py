@@ -7,13 +7,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 if TYPE_CHECKING:
     from depthgen.stage import Progress, Summary
     from depthgen.workspace import Workspace
+
+
+WORKERS = click.option("--workers", type=int, help="Processes to use.  [default: all cores]")
+OVERWRITE = click.option(
+    "--overwrite", is_flag=True, help="Delete what an earlier run made and start anew."
+)
+AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
 @dataclass
@@ -56,3 +63,8 @@ def duration(seconds: float) -> str:
         return f"{seconds:.0f} s"
     minutes = seconds / 60
     return f"{minutes:.0f} min" if minutes < 120 else f"{minutes / 60:.1f} h"
+
+
+def given(options: dict[str, Any]) -> dict[str, Any]:
+    """The options that were typed; a stage has its own default for the others."""
+    return {name: value for name, value in options.items() if value is not None}

@@ -43,7 +43,7 @@ ARCHIVES = {
     "bg": "crop",
     "fg_bg": "composite",
     "fg_bg_mask": "composite",
-    "depth_fg_bg": "depthmap --model layered",
+    "depth_fg_bg": "depthmap",
 }
 HISTOGRAM_EVERY = 16
 

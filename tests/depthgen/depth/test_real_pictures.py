@@ -51,7 +51,7 @@ def networks(tmp_path_factory: pytest.TempPathFactory) -> dict[str, DepthmapOpti
     for family in KINDS[4:]:
         made = families.save(getattr(families, family)(), family, folder / family)
         asked[family] = {"model": str(made)}
-    shared = {"precision": "auto", "forward_batch": 8, "workers": 2}
+    shared: dict[str, Any] = {"precision": "auto", "forward_batch": 8, "workers": 2}
     return {kind: DepthmapOptions(**shared, **values) for kind, values in asked.items()}
 
 
@@ -66,7 +66,7 @@ def composites(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     workspace = Workspace(tmp_path_factory.mktemp("real") / "W")
     for kind in ("fg", "bg"):
         origin = Path(folder) / kind
-        crawl(workspace, CrawlOptions("folder", kind, origin=origin, count=10))  # type: ignore[arg-type]
+        crawl(workspace, CrawlOptions("folder", kind, origin=origin, count=10))
     mask(workspace, MaskOptions())
     crop(workspace, CropOptions(size=SIDE))
     composite(workspace, CompositeOptions(placements=1))
