@@ -69,7 +69,8 @@ class Process:
 
     def __init__(self) -> None:
         # One core each: a library that starts threads of its own would only fight the others.
-        single = dict.fromkeys(("OMP_NUM_THREADS", "OPENCV_FOR_THREADS_NUM"), "1")
+        names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "OPENCV_FOR_THREADS_NUM")
+        single = dict.fromkeys(names, "1")
         # Ctrl-C must not hit the new interpreter before it knows to ignore it.
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         try:
