@@ -1,6 +1,6 @@
 """Crawling a list of URLs, against img2dataset on the same list.
 
-    python -m benchmarks.crawl [--pictures 2000] [--threads 16] [--rounds 5]
+    python -m benchmarks.crawl [--pictures 2000] [--threads 16] [--rounds 5] [--folder DIR]
 
 Small pictures, all different, come from a server in a process of its own on 127.0.0.1. Its clock
 starts with the first request that arrives, so start-up is left out on both sides, and it stops when
@@ -9,6 +9,10 @@ counts. img2dataset works as its README says for pictures that are to stay as th
 no resizing, nothing encoded again, in the better of its two common formats; it is installed into
 `benchmarks/work/` once. It neither decodes nor syncs what it saves; `crawl` does both, looks for
 near-duplicates, and is asked to be at least as fast all the same.
+
+--folder is where both write. On ext4 without a journal a new file searches past the inodes that
+were freed in the last minutes, so a disk that a test or an earlier run has just tidied up slows
+either side down, by chance; `--folder /dev/shm` leaves the disk out.
 """
 
 from __future__ import annotations
@@ -265,6 +269,7 @@ def main() -> None:
     parser.add_argument("--pictures", type=int, default=2000)
     parser.add_argument("--threads", type=int, default=16)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--folder", type=Path, default=Path(__file__).parent / "work")
     options = parser.parse_args()
     print(machine("requests", "urllib3", "pillow", "simplejpeg"))
     cv2.setNumThreads(1)
@@ -272,9 +277,7 @@ def main() -> None:
     size = statistics.mean(map(len, pictures.values()))
     print(f"{len(pictures):,} pictures of {size / 1000:.1f} KB, {options.threads} threads a side\n")
     tool()
-    work = Path(__file__).parent / "work"
-    # Not where everyone makes and deletes files: some file systems search long for an inode there.
-    with server(pictures) as port, tempfile.TemporaryDirectory(dir=work) as folder:
+    with server(pictures) as port, tempfile.TemporaryDirectory(dir=options.folder) as folder:
         for keep, how in ((False, "a connection each"), (True, "connections kept")):
             print(f"the server gives at least {ceiling(port, list(pictures), keep):,.0f}/s, {how}")
         print()

@@ -34,21 +34,35 @@ def write_all_atomically(files: Sequence[tuple[Path, bytes]]) -> None:
 
     A crash leaves some of them replaced and none half written. Raises `StageError`.
     """
-    for folder in {path.parent for path, _ in files}:
-        with _told(folder):
-            folder.mkdir(parents=True, exist_ok=True)
-    together = len(files) > _WORTH_ALL
-    for path, data in files:
-        _write_beside(path, data, sync=not together)
-    if together:
-        with _told(files[0][0].parent):
-            _sync_file_system(files[0][0].parent)
-    for path, _ in files:
+    for folder, path in {path.parent: path for path, _ in files}.items():
         with _told(path):
-            _beside(path).replace(path)
+            folder.mkdir(parents=True, exist_ok=True)
+    try:
+        _write_all_beside(files)
+        for path, _ in files:
+            with _told(path):
+                _beside(path).replace(path)
+    except BaseException:
+        for path, _ in files:
+            with suppress(OSError):  # it may never have come to be
+                _beside(path).unlink(missing_ok=True)
+        raise
     for folder in {path.parent for path, _ in files}:
         with _told(folder):
             sync_folder(folder)
+
+
+def _write_all_beside(files: Sequence[tuple[Path, bytes]]) -> None:
+    together = len(files) > _WORTH_ALL
+    for path, data in files:
+        with _told(path), _beside(path).open("wb") as stream:
+            stream.write(data)
+            stream.flush()
+            if not together:
+                os.fsync(stream.fileno())
+    if together:
+        with _told(files[0][0].parent):
+            _sync_file_system(files[0][0].parent)
 
 
 def remove_leftovers(folder: Path) -> None:
@@ -62,20 +76,6 @@ def remove_leftovers(folder: Path) -> None:
 
 def _beside(path: Path) -> Path:
     return path.with_name(f".{path.name}.{os.getpid()}")
-
-
-def _write_beside(path: Path, data: bytes, sync: bool) -> None:
-    beside = _beside(path)
-    try:
-        with _told(path), beside.open("wb") as stream:
-            stream.write(data)
-            stream.flush()
-            if sync:
-                os.fsync(stream.fileno())
-    except BaseException:
-        with suppress(OSError):  # it may never have come to be
-            beside.unlink()
-        raise
 
 
 @contextmanager
