@@ -50,6 +50,9 @@ class RunLog:
         except ImportError:
             log.warning("no TensorBoard record: install it with pip install tensorboard")
             return
+        # Where TensorFlow is installed, TensorBoard makes folders with it, and its errors are no
+        # OSError.
+        log_folder.mkdir(parents=True, exist_ok=True)
         # TensorBoard drops this step and what follows; the point at `step` itself is good.
         self._writer = SummaryWriter(str(log_folder), purge_step=step + 1)
 
