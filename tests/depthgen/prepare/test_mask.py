@@ -111,7 +111,7 @@ def test_a_bad_source_is_named_and_no_archive_appears(workspace: Workspace) -> N
 
 @pytest.mark.realdata
 def test_masks_agree_with_those_made_by_hand(realdata: Path, workspace: Workspace) -> None:
-    crawl(workspace, CrawlOptions(kind="fg", origin=realdata / "fg"))
+    crawl(workspace, CrawlOptions("folder", "fg", origin=realdata / "fg"))
     run(workspace, MaskOptions())
     hand_made = sorted((realdata / "fg_mask").iterdir())
     overlaps = []
