@@ -65,13 +65,20 @@ def _write_all_beside(files: Sequence[tuple[Path, bytes]]) -> None:
             _sync_file_system(files[0][0].parent)
 
 
+def delete(path: Path) -> None:
+    """Delete a file, if it is there. Raises `StageError` if the disk says no."""
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise StageError(f"cannot delete {path}: {error.strerror}") from error
+
+
 def remove_leftovers(folder: Path) -> None:
     """Delete what a kill left half written in `folder`, which nobody else writes to now."""
     if folder.is_dir():
         for path in folder.iterdir():
             if _BESIDE.fullmatch(path.name):
-                with _told(path):
-                    path.unlink()
+                delete(path)
 
 
 def _beside(path: Path) -> Path:

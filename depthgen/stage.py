@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from depthgen.archive import Archive, ArchiveError
 from depthgen.errors import StageError
-from depthgen.files import write_atomically
+from depthgen.files import delete, write_atomically
 from depthgen.lock import hold_lock
 
 if TYPE_CHECKING:
@@ -117,7 +117,7 @@ class Run:
         """Write down that the stage is done; `facts` is what else its readers need to know."""
         manifest = self.manifest
         manifest.state, manifest.counts, manifest.notes = "done", dict(counts), list(notes)
-        manifest.facts, manifest.finished = facts, _now()
+        manifest.facts, manifest.finished = facts, timestamp()
         manifest.write(self.workspace.manifest(manifest.stage))
         return Summary(manifest.stage, counts, self.outputs, tuple(notes))
 
@@ -152,11 +152,12 @@ def open_stage(
     """
     with hold_lock(workspace.lock):
         settings = json.loads(json.dumps(settings))
-        wanted = Manifest(stage, dict(settings), dict(reads()), started=_now())
+        wanted = Manifest(stage, dict(settings), dict(reads()), started=timestamp())
         wanted.versions = _versions()
         path = workspace.manifest(stage)
         if overwrite:
-            _delete((path, *_traces(outputs)))
+            for each in (path, *_traces(outputs)):
+                delete(each)
         earlier = Manifest.read(path)
         if earlier is None:
             _refuse_strangers(stage, outputs)
@@ -182,18 +183,10 @@ def open_adding_stage(
     manifest tells of the last run. Raises `StageError` if another process holds the lock.
     """
     with hold_lock(workspace.lock):
-        manifest = Manifest(stage, json.loads(json.dumps(settings)), {}, started=_now())
+        manifest = Manifest(stage, json.loads(json.dumps(settings)), {}, started=timestamp())
         manifest.versions = _versions()
         manifest.write(workspace.manifest(stage))
         yield Run(workspace, manifest, tuple(outputs))
-
-
-def _delete(paths: Sequence[Path]) -> None:
-    for path in paths:
-        try:
-            path.unlink(missing_ok=True)
-        except OSError as error:
-            raise StageError(f"cannot delete {path}: {error.strerror}") from error
 
 
 def _all_there(stage: str, outputs: Sequence[Path]) -> bool:
@@ -301,5 +294,6 @@ def _versions() -> dict[str, str]:
     return found
 
 
-def _now() -> str:
+def timestamp() -> str:
+    """The time, UTC, ISO 8601."""
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())

@@ -109,6 +109,8 @@ def labels_member(bg: int) -> str:
     return f"labels/{picture_stem('bg', bg)}_label_info.txt"
 
 
+# What a depth map comes in.
+DEPTH_SUFFIXES = (".png", ".npy")
 DEPTH_INFO_MEMBER = "labels/depth_fg_bg_info.json"
 
 

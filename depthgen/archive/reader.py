@@ -25,10 +25,10 @@ from depthgen.archive import format as zf
 from depthgen.archive.directory import read_directory, zip64_fields
 from depthgen.archive.format import ArchiveError
 from depthgen.archive.names import NameIndex, hash_names
+from depthgen.closing import Closing
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from types import TracebackType
     from typing import Self
 
     from numpy.typing import NDArray
@@ -42,7 +42,7 @@ _CENTRAL_SIZE, _LOCAL_SIZE = zf.CENTRAL.size, zf.LOCAL.size
 _SHARD = re.compile(r"-(\d{5})-of-(\d{5})$")
 
 
-class Archive:
+class Archive(Closing):
     """A read-only sequence of members over one ZIP file, or several in a row.
 
     `archive[3]` and `archive["bg/bg_003.jpg"]` give a member's bytes as a memoryview; stored
@@ -171,17 +171,6 @@ class Archive:
         self._starts = [0]
         self._single = 0
         self._index = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def _place(self, index: int) -> tuple[_File, int]:
         count = self._starts[-1]

@@ -17,6 +17,7 @@ from depthgen.archive import Archive, Entry, files_of
 from depthgen.depth.quantity import FAR_M, Quantity, label_entry, quantise, to_metres
 from depthgen.errors import StageError
 from depthgen.workspace import (
+    DEPTH_SUFFIXES,
     Member,
     Workspace,
     parse_member,
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _COVER_FRACTION = 0.05
-_DEPTH_SUFFIXES = (".png", ".npy")
 
 
 def plane_depth(mask: NDArray[np.bool_], background_m: NDArray[np.float64]) -> float:
@@ -148,7 +148,7 @@ def depth_members(archive: Archive) -> dict[int, str]:
     found: dict[int, str] = {}
     for name in archive.names:
         picture = parse_picture(name)
-        if picture is None or picture[0] != "bg" or not name.endswith(_DEPTH_SUFFIXES):
+        if picture is None or picture[0] != "bg" or not name.endswith(DEPTH_SUFFIXES):
             continue
         other = found.setdefault(picture[1], name)
         if other != name:

@@ -16,7 +16,8 @@ from zlib import crc32
 import numpy as np
 
 from depthgen import images
-from depthgen.errors import OptionsError, StageError
+from depthgen.errors import OptionsError
+from depthgen.files import delete
 from depthgen.prepare.pictures import depth_maps, read_picture, source_pictures
 from depthgen.produce import Part, produce
 from depthgen.stage import (
@@ -84,7 +85,7 @@ def run(workspace: Workspace, options: CropOptions, progress: Progress = no_prog
 
     with open_stage(workspace, "crop", settings, reads, outputs, options.overwrite) as stage:
         for leftover in leftovers:
-            _delete(leftover)
+            delete(leftover)
         if stage.done:
             return stage.summary()
         items = [(n, path, depths[n] if depths else None) for n, path in enumerate(pictures)]
@@ -124,13 +125,6 @@ def _depth_of_an_earlier_run(workspace: Workspace) -> list[Path]:
         rf"{re.escape(path.stem)}(-\d{{5}}-of-\d{{5}})?{re.escape(path.suffix)}(\.partial)?"
     )
     return sorted(each for each in path.parent.iterdir() if ours.fullmatch(each.name))
-
-
-def _delete(path: Path) -> None:
-    try:
-        path.unlink(missing_ok=True)
-    except OSError as error:
-        raise StageError(f"cannot delete {path}: {error.strerror}") from error
 
 
 def _enlarged(pictures: Sequence[Path], size: int) -> list[str]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from depthgen.errors import StageError
 from depthgen.sources.candidate import Candidate, Offer
 from depthgen.sources.outcome import Outcome, by_reason, too_few
+from depthgen.workspace import DEPTH_SUFFIXES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -20,8 +21,6 @@ if TYPE_CHECKING:
     from depthgen.sources.intake import Intake
     from depthgen.sources.options import CrawlOptions
     from depthgen.stage import Progress
-
-_DEPTH_SUFFIXES = (".png", ".npy")
 
 
 def open_source(options: CrawlOptions) -> Callable[[Intake, Progress], Outcome]:
@@ -99,7 +98,7 @@ def _files(folder: Path) -> list[Path]:
 def _depth_maps(folder: Path) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for path in _files(folder):
-        if path.suffix.lower() not in _DEPTH_SUFFIXES:
+        if path.suffix.lower() not in DEPTH_SUFFIXES:
             continue
         other = found.setdefault(path.stem, path)
         if other != path:

@@ -10,34 +10,32 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import time
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from depthgen.closing import Closing
 from depthgen.errors import StageError
-from depthgen.files import remove_leftovers, write_all_atomically, write_atomically
+from depthgen.files import delete, remove_leftovers, write_all_atomically, write_atomically
 from depthgen.sources import screen as reasons
 from depthgen.sources.candidate import Candidate, Judged, Offer, judge
 from depthgen.sources.likeness import Likenesses
 from depthgen.sources.provenance import ProvenanceWriter, Sighting, read_provenance
 from depthgen.sources.screen import Limits, Verdict, depth_problem, screen
-from depthgen.workspace import parse_picture, picture_stem
+from depthgen.stage import timestamp
+from depthgen.workspace import DEPTH_SUFFIXES, parse_picture, picture_stem
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
-    from types import TracebackType
-    from typing import Self
 
     from depthgen.workspace import Kind, Workspace
 
 _log = logging.getLogger(__name__)
-_DEPTH_SUFFIXES = (".png", ".npy")
 Duplicates = Literal["refuse", "note", "ignore"]
 
 
-class Intake:
+class Intake(Closing):
     """Takes the pictures of one kind into a workspace, whose lock the caller holds.
 
     duplicates: what to do with a picture whose bytes or looks are there already.
@@ -205,7 +203,7 @@ class Intake:
             source=candidate.source,
             origin=candidate.origin,
             name=candidate.name,
-            time=_now(),
+            time=timestamp(),
             sha256=verdict.sha256,
             width=verdict.width,
             height=verdict.height,
@@ -272,7 +270,7 @@ class Intake:
         sighting = self._take_depth(replace(earlier, depth_file="", depth_problem=""), depth)
         # A map that is as bad as it was is no news.
         if sighting != earlier:
-            sighting = replace(sighting, time=_now())
+            sighting = replace(sighting, time=timestamp())
             self._provenance.add(sighting)
             self._seen[earlier.origin, earlier.sha256] = sighting
 
@@ -289,9 +287,9 @@ class Intake:
         stem, suffix = Path(sighting.file).stem, Path(depth.name).suffix.lower()
         path = self._workspace.sources("bg_depth") / f"{stem}{suffix}"
         write_atomically(path, data)
-        for other in _DEPTH_SUFFIXES:
+        for other in DEPTH_SUFFIXES:
             if other != suffix:  # two maps of one picture are none
-                _delete(path.with_suffix(other))
+                delete(path.with_suffix(other))
         self.depths += 1
         return replace(sighting, depth_file=self._relative(path))
 
@@ -299,16 +297,8 @@ class Intake:
         """How many pictures of this kind the workspace holds now."""
         return len(_pictures(self._workspace.sources(self._kind)))
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._provenance.__exit__(kind, error, traceback)
+    def close(self) -> None:
+        self._provenance.close()
 
 
 def _pictures(folder: Path) -> list[Path]:
@@ -325,14 +315,3 @@ def _read(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise StageError(f"cannot read {path}: {error.strerror}; move it away") from error
-
-
-def _delete(path: Path) -> None:
-    try:
-        path.unlink(missing_ok=True)
-    except OSError as error:
-        raise StageError(f"cannot delete {path}: {error.strerror}") from error
-
-
-def _now() -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())

@@ -12,12 +12,11 @@ import os
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Literal
 
+from depthgen.closing import Closing
 from depthgen.errors import StageError
 
 if TYPE_CHECKING:
     from pathlib import Path
-    from types import TracebackType
-    from typing import Self
 
     from depthgen.workspace import Kind
 
@@ -85,7 +84,7 @@ def _parse(line: bytes, where: str) -> Sighting:
         raise StageError(f"{where} is not provenance ({error}); mend it or move it away") from error
 
 
-class ProvenanceWriter:
+class ProvenanceWriter(Closing):
     """Adds lines to `path`, after cutting off a torn last one. Raises `StageError`."""
 
     def __init__(self, path: Path) -> None:
@@ -109,15 +108,7 @@ class ProvenanceWriter:
         except OSError as error:
             raise StageError(f"cannot write {self._path}: {error.strerror}") from error
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
         self._stream.close()
 
 

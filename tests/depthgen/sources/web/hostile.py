@@ -21,10 +21,10 @@ from urllib.parse import parse_qs, quote, unquote, urlsplit
 
 from requests.adapters import HTTPAdapter
 
+from depthgen.closing import Closing
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
-    from types import TracebackType
-    from typing import Self
 
     from requests import PreparedRequest, Response
 
@@ -101,7 +101,7 @@ class Visit:
         self._handler.close_connection = True
 
 
-class HostileWeb:
+class HostileWeb(Closing):
     """The server; a context manager.
 
     exhibits: found by every keyword, in this order, unless `by_keyword` has the keyword.
@@ -164,17 +164,6 @@ class HostileWeb:
         self._server.server_close()
         self._server.close_connections()
         self._thread.join()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def count(self, key: str, sent: int) -> None:
         with self._lock:

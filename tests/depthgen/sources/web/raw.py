@@ -10,10 +10,10 @@ import socket
 import threading
 from typing import TYPE_CHECKING
 
+from depthgen.closing import Closing
+
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from types import TracebackType
-    from typing import Self
 
     Answer = Callable[["Connection"], None]
 
@@ -46,7 +46,7 @@ class Connection:
             raise ConnectionAbortedError
 
 
-class RawServer:
+class RawServer(Closing):
     """A context manager. `connections`: how many have come."""
 
     def __init__(self, answer: Answer) -> None:
@@ -81,17 +81,6 @@ class RawServer:
                 each.shutdown(socket.SHUT_RDWR)
         self._socket.close()
         self._thread.join()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def saying(data: bytes) -> Answer:
