@@ -139,7 +139,7 @@ class WebCrawler(Crawler):
             parser_threads=_PAGE_THREADS if searching else 0,
             downloader_threads=job.threads,
             storage=store,
-            extra_feeder_args=shared if searching else {},
+            extra_feeder_args=shared,
             extra_parser_args=shared | {"engine": job.engine, "ahead": ahead} if searching else {},
             extra_downloader_args=shared,
         )

@@ -162,20 +162,26 @@ class Shared:
     permits: Permits
 
 
-class PageFeeder(Feeder):
-    """Feeds the result pages of all searches: the first of each, then the second of each, …"""
+class _Heard:
+    """A pool whose threads tell what they die of, instead of dying unheard."""
 
-    def __init__(self, thread_num: int, signal: Any, session: Any, shared: Shared) -> None:
-        super().__init__(thread_num, signal, session)
+    _work: Callable[..., None]
+
+    def __init__(self, *pool: Any, shared: Shared) -> None:
+        super().__init__(*pool)
         self._shared = shared
 
     def worker_exec(self, **arguments: Any) -> None:
         try:
-            self.feed(**arguments)
-        except Exception as error:  # a bug: the thread would die unheard
+            self._work(**arguments)
+        except Exception as error:
             self._shared.storage.write("", error)
 
-    def feed(self, engine: Engine, searches: Sequence[Search]) -> None:
+
+class PageFeeder(_Heard, Feeder):
+    """Feeds the result pages of all searches: the first of each, then the second of each, …"""
+
+    def _work(self, engine: Engine, searches: Sequence[Search]) -> None:
         rows = zip_longest(*(engine.pages(search) for search in searches))
         for at, row in enumerate(rows):
             for search, address in zip(searches, row, strict=True):
@@ -183,28 +189,20 @@ class PageFeeder(Feeder):
                     self.out_queue.put((search, address, at))
 
 
-class ListFeeder(Feeder):
+class ListFeeder(_Heard, Feeder):
     """Feeds the addresses of a list straight to the downloader."""
 
-    def feed(self, tasks: Sequence[Task]) -> None:
+    def _work(self, tasks: Sequence[Task]) -> None:
         for task in tasks:
             self.out_queue.put(task)
 
 
-class ResultParser(Parser):
+class ResultParser(_Heard, Parser):
     """Loads result pages and hands out what they name, not too far ahead of the downloads."""
 
-    def __init__(
-        self, thread_num: int, signal: Any, session: Any, shared: Shared, engine: Engine, ahead: int
-    ) -> None:
-        super().__init__(thread_num, signal, session)
-        self._shared, self._engine, self._ahead = shared, engine, ahead
-
-    def worker_exec(self, **_: Any) -> None:
-        try:
-            self._work()
-        except Exception as error:  # a bug: the thread would die unheard
-            self._shared.storage.write("", error)
+    def __init__(self, *pool: Any, shared: Shared, engine: Engine, ahead: int) -> None:
+        super().__init__(*pool, shared=shared)
+        self._engine, self._ahead = engine, ahead
 
     def _work(self) -> None:
         shared = self._shared
@@ -239,21 +237,12 @@ class ResultParser(Parser):
                 self.out_queue.put(Task(each, search))
 
 
-class PictureDownloader(Downloader):
+class PictureDownloader(_Heard, Downloader):
     """Fetches and screens pictures; ends when the feeder and the parser have, and nothing waits."""
 
-    def __init__(
-        self, thread_num: int, signal: Any, session: Any, storage: Storage, shared: Shared
-    ) -> None:
-        super().__init__(thread_num, signal, session, storage)
-        self._shared = shared
+    def __init__(self, *pool: Any, shared: Shared) -> None:
+        super().__init__(*pool, shared=shared)
         self._under_way: dict[Worker, _UnderWay] = {}
-
-    def worker_exec(self, **_: Any) -> None:
-        try:
-            self._work()
-        except Exception as error:  # a bug: the thread would die unheard
-            self.storage.write("", error)
 
     def _work(self) -> None:
         worker, permits = threading.current_thread(), self._shared.permits
@@ -293,7 +282,7 @@ class PictureDownloader(Downloader):
         return Candidate(
             origin=found.url,
             name=found.url,
-            read=bytes,
+            read=bytes,  # it is fetched, not read
             source=self._shared.source,
             page_url=found.page_url,
             title=found.title,
