@@ -7,7 +7,7 @@ starts with the first request that arrives, so start-up is left out on both side
 the last picture is on the disk, by the files' own times. The sides take turns, and the middle round
 counts. img2dataset works as its README says for pictures that are to stay as they are: one process,
 no resizing, nothing encoded again, in the better of its two common formats; it is installed into
-`benchmarks/work/` once. It neither decodes nor syncs what it saves; `crawl` does both, looks for
+`benchmarks/scratch/` once. It neither decodes nor syncs what it saves; `crawl` does both, looks for
 near-duplicates, and is asked to be at least as fast all the same.
 
 --folder is where both write. On ext4 without a journal a new file searches past the inodes that
@@ -178,8 +178,8 @@ def ceiling(port: int, paths: list[bytes], keep: bool) -> float:
 
 
 def tool() -> Path:
-    """img2dataset's command, in an environment of its own under `benchmarks/work/`."""
-    folder = Path(__file__).parent / "work" / f"img2dataset-{VERSION}"
+    """img2dataset's command, in an environment of its own under `benchmarks/scratch/`."""
+    folder = Path(__file__).parent / "scratch" / f"img2dataset-{VERSION}"
     command = folder / "bin" / "img2dataset"
     if not command.exists():
         print(f"installing img2dataset {VERSION} into {folder} …", flush=True)
@@ -269,7 +269,7 @@ def main() -> None:
     parser.add_argument("--pictures", type=int, default=2000)
     parser.add_argument("--threads", type=int, default=16)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--folder", type=Path, default=Path(__file__).parent / "work")
+    parser.add_argument("--folder", type=Path, default=Path(__file__).parent / "scratch")
     options = parser.parse_args()
     print(machine("requests", "urllib3", "pillow", "simplejpeg"))
     cv2.setNumThreads(1)
