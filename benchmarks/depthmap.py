@@ -16,7 +16,6 @@ Composites are soft patches of 640 × 480 pixels, weights are random. Measured:
 from __future__ import annotations
 
 import argparse
-import json
 import resource
 import statistics
 import subprocess
@@ -43,6 +42,7 @@ from depthgen.depth.tune import choose_batch, measure_full_scale
 from depthgen.workers import default_workers
 from depthgen.workspace import Member, sample_member
 from tests.depthgen.depth.composites import Formula, write_densedepth
+from tests.depthgen.depth.small_networks import SETTINGS, write_settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -54,18 +54,6 @@ if TYPE_CHECKING:
 ROUNDS = 3
 PICTURES = 16  # that differ; an archive repeats them
 FULL = Layout((6, 12, 32, 32), 1664, False, True, TORCH_EPSILON)
-DEPTH_ANYTHING_SETTINGS = {
-    "do_normalize": True,
-    "do_rescale": True,
-    "do_resize": True,
-    "ensure_multiple_of": 14,
-    "image_mean": [0.485, 0.456, 0.406],
-    "image_processor_type": "DPTImageProcessor",
-    "image_std": [0.229, 0.224, 0.225],
-    "keep_aspect_ratio": True,
-    "resample": 3,
-    "size": {"height": 518, "width": 518},
-}
 
 
 def make_composites(path: Path, count: int, size: tuple[int, int]) -> Path:
@@ -172,13 +160,12 @@ def share_of_depth_anything(path: Path, root: Path, given: argparse.Namespace) -
     torch.manual_seed(0)
     network = DepthAnythingForDepthEstimation(config)
     with torch.no_grad():
-        network.get_parameter("head.conv3.bias").add_(
-            1.0
-        )  # so that its last ReLU lets some through
+        # So that its last ReLU lets some through.
+        network.get_parameter("head.conv3.bias").add_(1.0)
     folder = root / "depth_anything"
     logging.disable_progress_bar()
     network.save_pretrained(folder)
-    (folder / "preprocessor_config.json").write_text(json.dumps(DEPTH_ANYTHING_SETTINGS))
+    write_settings(folder, SETTINGS["depth_anything"])
     precision: PrecisionName = "float32" if given.float32 else "bf16"
     estimator = load_transformers(
         "depth-anything-v2-small", device_of(given.device), precision, folder=folder

@@ -216,10 +216,13 @@ def _refuse_differences(earlier: Manifest, wanted: Manifest, path: Path) -> None
         for name in sorted(earlier.settings.keys() | wanted.settings.keys())
         if earlier.settings.get(name) != wanted.settings.get(name)
     ]
+    both = earlier.reads.keys() & wanted.reads.keys()
+    changed += [f"{name} is not read now" for name in sorted(earlier.reads.keys() - both)]
+    changed += [f"{name} was not read then" for name in sorted(wanted.reads.keys() - both)]
     changed += [
         f"{name} has changed since"
-        for name in sorted(earlier.reads.keys() | wanted.reads.keys())
-        if earlier.reads.get(name) != wanted.reads.get(name)
+        for name in sorted(both)
+        if earlier.reads[name] != wanted.reads[name]
     ]
     if changed:
         raise StageError(

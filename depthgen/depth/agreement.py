@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from depthgen.archive import Archive, files_of
-from depthgen.depth.likeness import MEASURES, REGIONS, Comparison, Measure, Sums, compare
+from depthgen.depth.agreement_sums import MEASURES, REGIONS, Comparison, Measure, Sums, compare
 from depthgen.depth.quantity import Quantity
 from depthgen.errors import OptionsError, StageError
 from depthgen.files import write_atomically

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from depthgen.depth.likeness import Comparison, Sums, read_pair
+from depthgen.depth.agreement_sums import Comparison, Sums, read_pair
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

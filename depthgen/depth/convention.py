@@ -129,6 +129,27 @@ class Convention:
         return maps if source == size else _grower(source, size, maps.device)(maps)
 
 
+@dataclass(frozen=True, eq=False)
+class FileEstimator:
+    """What `Estimator`s of Keras and ONNX files have in common.
+
+    model: what stands in the archive. digest: SHA-256 over the file and what it reads beside it.
+    """
+
+    model: str
+    digest: str
+    device: torch.device
+    convention: Convention
+
+    @property
+    def quantity(self) -> QuantityName:
+        return self.convention.quantity
+
+    @property
+    def full_scale(self) -> float | None:
+        return self.convention.full_scale
+
+
 def agree(name: str, said: Mapping[str, Any], given: Mapping[str, Any]) -> Convention:
     """The convention of a network file: fields that are `given`, else what the file `said`.
 

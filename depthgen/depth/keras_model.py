@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from depthgen.depth.convention import Convention, agree, depth_map
+from depthgen.depth.convention import FileEstimator, agree, depth_map
 from depthgen.depth.estimator import EstimatorError, PrecisionName
 from depthgen.depth.extras import first_line, require
 from depthgen.depth.weights import KerasWeights, digest, is_hdf5, read_keras
@@ -30,9 +30,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
     from torch import Tensor
-
-    from depthgen.depth.estimator import QuantityName
-
 _UPSAMPLING = "BilinearUpSampling2D"
 # Layers that run code of the file's, or of another file that it names.
 _REFUSED = frozenset(
@@ -44,23 +41,14 @@ _MOST_CONFIG_BYTES = 64 * 2**20
 
 
 @dataclass(frozen=True, eq=False)
-class KerasEstimator:
-    """An `Estimator`; `load_keras` makes it. Keras computes in float32."""
+class KerasEstimator(FileEstimator):
+    """`load_keras` makes it. Keras computes in float32.
 
-    model: str
-    digest: str
-    device: torch.device
+    fixed: (height, width) that the file says the network takes, None where it leaves them open.
+    """
+
     network: Any
     fixed: tuple[int | None, int | None]
-    convention: Convention
-
-    @property
-    def quantity(self) -> QuantityName:
-        return self.convention.quantity
-
-    @property
-    def full_scale(self) -> float | None:
-        return self.convention.full_scale
 
     @property
     def precision(self) -> PrecisionName:
@@ -125,7 +113,14 @@ def load_keras(
         said.pop("size", None)
     convention = agree(str(path), said, given or {})
     convention.refuse_other_size(str(path), fixed)
-    return KerasEstimator(name or path.stem, weights_digest, device, network, fixed, convention)
+    return KerasEstimator(
+        model=name or path.stem,
+        digest=weights_digest,
+        device=device,
+        convention=convention,
+        network=network,
+        fixed=fixed,
+    )
 
 
 def _use_tensorflow(device: torch.device) -> None:

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from depthgen.depth.convention import Convention, agree, depth_map
+from depthgen.depth.convention import Convention, FileEstimator, agree, depth_map
 from depthgen.depth.estimator import EstimatorError
 from depthgen.depth.extras import first_line, require
 from depthgen.depth.weights import digest
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from depthgen.depth.estimator import PrecisionName, QuantityName
+    from depthgen.depth.estimator import PrecisionName
 
 _PREFIX = "depthgen."
 _DTYPES: dict[str, type[np.generic]] = {
@@ -60,24 +60,12 @@ class Input:
 
 
 @dataclass(frozen=True, eq=False)
-class OnnxEstimator:
-    """An `Estimator`; `load_onnx` makes it. digest: SHA-256 over the file and its external data."""
+class OnnxEstimator(FileEstimator):
+    """`load_onnx` makes it."""
 
-    model: str
-    digest: str
-    device: torch.device
     session: Any
     entry: Input
     output: str
-    convention: Convention
-
-    @property
-    def quantity(self) -> QuantityName:
-        return self.convention.quantity
-
-    @property
-    def full_scale(self) -> float | None:
-        return self.convention.full_scale
 
     @property
     def precision(self) -> PrecisionName:
@@ -150,10 +138,10 @@ def load_onnx(
         model=name or path.stem,
         digest=digest(path) if len(files) == 1 else files_digest(files),
         device=device,
+        convention=convention,
         session=session,
         entry=entry,
         output=_output(path, session.get_outputs(), convention.output),
-        convention=convention,
     )
 
 

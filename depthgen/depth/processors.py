@@ -51,8 +51,16 @@ class Normalisation:
         return (pixels * self.factor - mean) / std
 
 
+class Target(Protocol):
+    """The size that pictures are brought to."""
+
+    def of(self, height: int, width: int) -> tuple[int, int]:
+        """(height, width) for a picture of `height` × `width`."""
+        ...
+
+
 @dataclass(frozen=True)
-class Target:
+class NearTarget:
     """The size that a picture is brought to: as near to `height` × `width` as the rest allows.
 
     keep_aspect_ratio: scale both sides alike, by the factor that is nearer to 1. multiple: round
@@ -65,7 +73,6 @@ class Target:
     multiple: float
 
     def of(self, height: int, width: int) -> tuple[int, int]:
-        """(height, width) for a picture of `height` × `width`."""
         vertical, horizontal = self.height / height, self.width / width
         if self.keep_aspect_ratio:
             if abs(1 - horizontal) < abs(1 - vertical):
@@ -80,8 +87,26 @@ class Target:
 
 
 @dataclass(frozen=True)
-class DptProcessor:
-    """DPT, MiDaS and Depth Anything: resize as Pillow does, normalise; back by bicubic."""
+class RoundedDownTarget:
+    """GLPN's: each side down to a multiple of `divisor`.
+
+    Raises `EstimatorError` for a picture with a side below it.
+    """
+
+    divisor: int
+
+    def of(self, height: int, width: int) -> tuple[int, int]:
+        if min(height, width) < self.divisor:
+            raise EstimatorError(
+                f"GLPN takes pictures of at least {self.divisor} pixels a side, not "
+                f"{width} × {height}; choose another --model"
+            )
+        return height // self.divisor * self.divisor, width // self.divisor * self.divisor
+
+
+@dataclass(frozen=True)
+class PillowProcessor:
+    """DPT, MiDaS, Depth Anything and GLPN: resize as Pillow does, normalise; back by bicubic."""
 
     target: Target | None
     how: Resampling
@@ -91,30 +116,6 @@ class DptProcessor:
         pixels = pictures.permute(0, 3, 1, 2).float()
         if self.target is not None:
             pixels = resize_pixels(pixels, self.target.of(*pixels.shape[2:]), self.how)
-        return self.normalise(pixels)
-
-    def restore(self, depth: Tensor, height: int, width: int) -> Tensor:
-        return _bicubic(depth, height, width)
-
-
-@dataclass(frozen=True)
-class GlpnProcessor:
-    """GLPN: each side down to a multiple; back by bicubic."""
-
-    divisor: int | None
-    how: Resampling
-    normalise: Normalisation
-
-    def prepare(self, pictures: Tensor) -> Tensor:
-        pixels = pictures.permute(0, 3, 1, 2).float()
-        if self.divisor is not None:
-            height, width = (side // self.divisor * self.divisor for side in pixels.shape[2:])
-            if not height * width:
-                raise EstimatorError(
-                    f"GLPN takes pictures of at least {self.divisor} pixels a side, not "
-                    f"{pixels.shape[3]} × {pixels.shape[2]}; choose another --model"
-                )
-            pixels = resize_pixels(pixels, (height, width), self.how)
         return self.normalise(pixels)
 
     def restore(self, depth: Tensor, height: int, width: int) -> Tensor:
@@ -166,14 +167,13 @@ def read_processor(original: Any, name: str) -> Processor:
     if original.resample not in _RESAMPLING:
         raise EstimatorError(f"{name} resizes with filter {original.resample}; only 2 and 3 are")
     how, normalise = _RESAMPLING[original.resample], _normalisation(original)
-    if kind == "GLPNImageProcessor":
-        return GlpnProcessor(original.size_divisor if original.do_resize else None, how, normalise)
-    target = _target(original) if original.do_resize else None
+    target = _target(original, kind) if original.do_resize else None
     if kind == "ZoeDepthImageProcessor":
         return ZoeDepthProcessor(target, how, bool(original.do_pad), normalise)
-    if original.do_pad or getattr(original, "do_center_crop", False):
+    moved = original.do_pad or getattr(original, "do_center_crop", False)
+    if moved and kind == "DPTImageProcessor":  # GLPN's own passes these settings over
         raise EstimatorError(f"{name} pads or crops its pictures, so its depth would not fit them")
-    return DptProcessor(target, how, normalise)
+    return PillowProcessor(target, how, normalise)
 
 
 def _normalisation(original: Any) -> Normalisation:
@@ -185,8 +185,10 @@ def _normalisation(original: Any) -> Normalisation:
     )
 
 
-def _target(original: Any) -> Target:
-    return Target(
+def _target(original: Any, kind: str) -> Target:
+    if kind == "GLPNImageProcessor":
+        return RoundedDownTarget(original.size_divisor or 1)
+    return NearTarget(
         int(original.size["height"]),
         int(original.size["width"]),
         bool(original.keep_aspect_ratio),

@@ -111,6 +111,8 @@ def test_an_input_that_changed_is_named(workspace: Workspace) -> None:
     with pytest.raises(StageError, match="fg has changed since") as caught:
         run(workspace, reads={"bg": "1", "fg": "3"})
     assert "bg has" not in str(caught.value)
+    with pytest.raises(StageError, match="fg is not read now; depth was not read then"):
+        run(workspace, reads={"bg": "1", "depth": "4"})
 
 
 def test_other_library_versions_are_only_warned_of(

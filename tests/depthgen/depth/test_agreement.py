@@ -15,7 +15,7 @@ from PIL import Image
 from depthgen import images
 from depthgen.archive import ArchiveWriter, shard_path
 from depthgen.depth.agreement import Agreement, AgreementOptions, run
-from depthgen.depth.likeness import fit, zones
+from depthgen.depth.agreement_sums import fit, zones
 from depthgen.errors import OptionsError, StageError
 from depthgen.workspace import DEPTH_INFO_MEMBER, Member, sample_member
 

@@ -190,11 +190,12 @@ def test_another_forward_batch_rounds_hardly_a_pixel_otherwise(tmp_path: Path) -
 
 def test_a_network_folder_labels_relative_depth_on_one_scale(tmp_path: Path) -> None:
     pytest.importorskip("transformers")
-    from tests.depthgen.depth.test_transformers_model import SETTINGS, depth_anything, save
+    from tests.depthgen.depth import small_networks
 
-    folder = save(depth_anything(), "depth_anything", tmp_path / "tiny")
-    small = SETTINGS["depth_anything"] | {"size": {"height": 56, "width": 56}}
-    (folder / "preprocessor_config.json").write_text(json.dumps(small))
+    network = small_networks.depth_anything()
+    folder = small_networks.save(network, "depth_anything", tmp_path / "tiny")
+    small = small_networks.SETTINGS["depth_anything"] | {"size": {"height": 56, "width": 56}}
+    small_networks.write_settings(folder, small)
     workspace = make_composites(tmp_path / "W")
     run(workspace, DepthmapOptions(weights=folder, device="cpu", bits=32))
     info, kept = info_of(workspace), manifest_of(workspace)

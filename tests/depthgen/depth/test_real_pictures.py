@@ -36,8 +36,8 @@ KINDS = ("layered", "densedepth", "keras", "onnx", "depth_anything", "dpt", "glp
 def networks(tmp_path_factory: pytest.TempPathFactory) -> dict[str, DepthmapOptions]:
     """A small network of random weights of every kind, as it is asked for."""
     keras_oracle = pytest.importorskip("tests.depthgen.depth.keras_oracle")
+    from tests.depthgen.depth import small_networks
     from tests.depthgen.depth import test_onnx_model as onnx_files
-    from tests.depthgen.depth import test_transformers_model as families
 
     folder = tmp_path_factory.mktemp("networks")
     h5 = keras_oracle.save(keras_oracle.build(keras_oracle.Variant()), folder / "nyu.h5")
@@ -49,7 +49,7 @@ def networks(tmp_path_factory: pytest.TempPathFactory) -> dict[str, DepthmapOpti
         "onnx": {"model": "onnx", "weights": onnx},
     }
     for family in KINDS[4:]:
-        made = families.save(getattr(families, family)(), family, folder / family)
+        made = small_networks.save(small_networks.BUILDERS[family](), family, folder / family)
         asked[family] = {"model": str(made)}
     shared: dict[str, Any] = {"precision": "auto", "forward_batch": 8, "workers": 2}
     return {kind: DepthmapOptions(**shared, **values) for kind, values in asked.items()}

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from depthgen.sources.web import crawler, session
+from depthgen.sources.web import crawler, fetch, session
 from depthgen.workspace import Workspace
 from tests.depthgen.sources.web.hostile import BING, PICTURE_HOST, HostileWeb
 
@@ -20,6 +20,12 @@ if TYPE_CHECKING:
 @pytest.fixture
 def workspace(tmp_path: Path) -> Workspace:
     return Workspace(tmp_path / "W")
+
+
+@pytest.fixture
+def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have a fetch that failed tried again almost at once."""
+    monkeypatch.setattr(fetch, "_BACKOFF_S", 0.01)
 
 
 @pytest.fixture

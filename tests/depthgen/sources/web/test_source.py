@@ -1,11 +1,11 @@
-"""Whole crawls: icrawler's feeder, our parser, downloader and screening, against a hostile web."""
+"""Whole searches: icrawler's feeder, our parser, downloader and screening, on a hostile web."""
 
 from __future__ import annotations
 
 import threading
 import time
 from collections import Counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -17,39 +17,18 @@ from depthgen.prepare.crop import run as crop
 from depthgen.prepare.mask import MaskOptions
 from depthgen.prepare.mask import run as mask
 from depthgen.sources.crawl import CrawlOptions, options_for, run, run_each
-from depthgen.sources.provenance import Sighting, read_provenance
 from depthgen.sources.screen import REASONS
-from depthgen.status import status
 from tests.depthgen.sources.web import exhibits as show
+from tests.depthgen.sources.web.crawling import cutouts, searching, verdicts
 from tests.depthgen.sources.web.hostile import PICTURE_HOST, Exhibit, HostileWeb
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-    from pathlib import Path
+    from collections.abc import Callable
 
     from depthgen.workspace import Workspace
     from tests.depthgen.sources.web.hostile import Behaviour, Visit
 
     Lead = Callable[[HostileWeb], None]
-
-
-def searching(kind: str = "fg", **values: Any) -> CrawlOptions:
-    """A search for one keyword that does not wait for politeness' sake."""
-    given: dict[str, Any] = {"keywords": ("cat",), "per_host_delay_s": 0.0, "timeout_s": 2.0}
-    return CrawlOptions("bing", kind, **{**given, **values})  # type: ignore[arg-type]
-
-
-def cutouts(count: int, start: int = 0) -> list[Exhibit]:
-    return [
-        Exhibit(f"good{seed}", show.picture(show.cutout(seed, 96)))
-        for seed in range(start, start + count)
-    ]
-
-
-def verdicts(workspace: Workspace) -> dict[str, Sighting]:
-    """The last line about each address, by the name of its exhibit."""
-    lines = read_provenance(workspace.provenance)
-    return {each.origin.rsplit("/", 1)[1]: each for each in lines}
 
 
 def after(first: threading.Event, then: Behaviour) -> Behaviour:
@@ -239,48 +218,6 @@ def test_fewer_than_asked_for_is_one_sentence_with_the_counts_by_reason(
     assert len(pages) < 15
 
 
-def test_a_second_run_downloads_nothing_twice_and_goes_on_to_the_count(
-    workspace: Workspace, lead_to: Lead
-) -> None:
-    bad = [Exhibit(f"opaque{n}", show.picture(show.opaque(n))) for n in range(10)]
-    later = Exhibit("later", show.at_first(1, show.status(500), show.picture(show.cutout(50, 96))))
-    results = [later, *cutouts(20), *bad]
-    with HostileWeb(results) as web:
-        lead_to(web)
-        assert run(workspace, searching(count=8, retries=0)).counts["total"] == 8
-        done = len(web.requests)
-        again = run(workspace, searching(count=8, retries=0))
-        assert (again.counts["tried"], len(web.requests)) == (0, done)
-        with pytest.raises(StageError, match="gave 21 cut-outs of the 40"):
-            run(workspace, searching(count=40, retries=0))
-        assert {web.hits(each.name) for each in results[1:]} == {1}
-        assert web.hits("later") == 2
-    assert verdicts(workspace)["later"].verdict == "kept"
-    files = [each.file for each in read_provenance(workspace.provenance) if each.file]
-    assert sorted(files) == [f"fg/fg_{n:03d}.png" for n in range(21)]
-
-
-def test_a_refusal_is_reconsidered_where_the_option_behind_it_has_changed(
-    workspace: Workspace, lead_to: Lead
-) -> None:
-    small = Exhibit("small", show.picture(show.cutout(1, 40)))
-    shy = Exhibit("shy", show.robots(show.cutout(2, 96), "noai"))
-    heavy = Exhibit("heavy", show.picture(show.cutout(3, 256)))
-    with HostileWeb([*cutouts(1, 9), small, shy, heavy]) as web:
-        lead_to(web)
-        runs: tuple[tuple[dict[str, Any], int], ...] = (
-            ({"min_size": 64, "max_bytes": 30_000}, 1),
-            ({"min_size": 64, "max_bytes": 30_000}, 1),
-            ({"min_size": 32, "max_bytes": 30_000}, 2),
-            ({"ignore_opt_out": True, "max_bytes": 30_000}, 3),
-            ({}, 4),
-        )
-        for values, total in runs:
-            with pytest.raises(StageError, match=f"gave {total} cut-outs"):
-                run(workspace, searching(count=9, retries=0, **values))
-        assert [web.hits(each) for each in ("good9", "small", "shy", "heavy")] == [1, 2, 2, 2]
-
-
 def test_each_keyword_has_its_share(workspace: Workspace, lead_to: Lead) -> None:
     words = {word: cutouts(30, 100 * at) for at, word in enumerate(("cat", "dog", "bear"))}
     with HostileWeb([], by_keyword=words) as web:
@@ -349,71 +286,6 @@ def test_what_is_kept_goes_through_mask_crop_and_composite(
     assert made.counts["samples"] == 5 * 4 * 2
 
 
-def list_of(path: Path, exhibits: Sequence[Exhibit]) -> Path:
-    path.write_text("".join(f"{each.url}\n" for each in exhibits))
-    return path
-
-
-def test_a_list_of_addresses_is_crawled_whole_and_gone_on_with(
-    workspace: Workspace, lead_to: Lead, tmp_path: Path
-) -> None:
-    bad = [Exhibit("gone", show.status(404)), Exhibit("down", show.status(500))]
-    everything = [*cutouts(12), *bad]
-    source = list_of(tmp_path / "list.txt", everything)
-    with HostileWeb(everything) as web:
-        lead_to(web)
-        options = CrawlOptions("urls", "fg", origin=source, retries=0)
-        first = run(workspace, options)
-        assert first.counts == {
-            "found": 14,
-            "tried": 14,
-            "added": 12,
-            "refused": 1,
-            "failed": 1,
-            "total": 12,
-        }
-        list_of(source, [*everything, Exhibit("new", show.status(404))])
-        second = run(workspace, CrawlOptions("urls", "fg", origin=source, retries=0))
-        assert (second.counts["tried"], second.counts["added"]) == (2, 0)
-        assert web.hits("down") == 2
-
-
-def test_a_list_whose_hosts_all_stay_silent_ends_early(
-    workspace: Workspace, tmp_path: Path
-) -> None:
-    source = tmp_path / "list.txt"
-    source.write_text("".join(f"http://127.0.0.{1 + n % 250}:9/{n}.png\n" for n in range(490)))
-    options = CrawlOptions("urls", "fg", origin=source, retries=0, allow_private=True)
-    with pytest.raises(StageError, match=r"no address could be reached .*no connection"):
-        run(workspace, options)
-    assert len(read_provenance(workspace.provenance)) < 200
-
-
-def test_a_dead_host_at_the_top_of_a_list_does_not_end_it(
-    workspace: Workspace, lead_to: Lead, tmp_path: Path
-) -> None:
-    source = list_of(tmp_path / "list.txt", cutouts(2))
-    dead = "".join(f"http://127.0.0.1:9/{n}.png\n" for n in range(600))
-    source.write_text(dead + source.read_text())
-    with HostileWeb(cutouts(2)) as web:
-        urls = source.read_text().replace(PICTURE_HOST, web.origin)
-        source.write_text(urls)
-        options = CrawlOptions("urls", "fg", origin=source, retries=0, allow_private=True)
-        summary = run(workspace, options)
-    assert (summary.counts["failed"], summary.counts["added"]) == (600, 2)
-
-
-def test_addresses_that_are_none_or_private_are_refused_with_their_reason(
-    workspace: Workspace, tmp_path: Path
-) -> None:
-    source = tmp_path / "list.txt"
-    source.write_text("ftp://x.example/a.png\nnonsense\nhttp://10.0.0.1/a.png\nhttp://[::1]/b\n")
-    with pytest.raises(StageError, match="gave 0 backgrounds"):
-        run(workspace, CrawlOptions("urls", origin=source))
-    reasons = Counter(each.reason for each in read_provenance(workspace.provenance))
-    assert reasons == {"not a web address": 2, "a private address": 2}
-
-
 def test_a_licence_that_an_engine_cannot_filter_by_is_refused(workspace: Workspace) -> None:
     with pytest.raises(OptionsError, match="baidu has no licence filter"):
         run(workspace, CrawlOptions("baidu", license="commercial"))
@@ -431,78 +303,3 @@ def test_a_licence_filter_is_asked_for_and_written_down(
         assert {each.user_agent.split("/")[0] for each in web.requests} == {"Mozilla"}
         assert all("depthgen" in each.user_agent for each in web.requests)
     assert {each.license for each in verdicts(workspace).values()} == {"publicdomain"}
-
-
-def test_a_few_dead_addresses_are_told_as_no_network_would_be(
-    workspace: Workspace, tmp_path: Path
-) -> None:
-    source = tmp_path / "list.txt"
-    source.write_text("http://127.0.0.1:9/a.png\nhttp://127.0.0.1:9/b.png\n")
-    options = CrawlOptions("urls", "fg", origin=source, retries=0, allow_private=True)
-    with pytest.raises(StageError, match="no address could be reached") as raised:
-        run(workspace, options)
-    assert "--source folder" in str(raised.value)
-    assert "`depthgen render`" in str(raised.value)
-
-
-def test_pictures_of_another_licence_filter_do_not_count(
-    workspace: Workspace, lead_to: Lead
-) -> None:
-    with HostileWeb(cutouts(3)) as web:
-        lead_to(web)
-        run(workspace, searching(count=3))
-        with pytest.raises(StageError, match=r"of whose finds 3 are there by other words, gave 0"):
-            run(workspace, searching(count=3, license="publicdomain"))
-
-
-def test_a_crawl_that_was_cut_off_is_unfinished_and_can_be_typed_again(
-    workspace: Workspace, lead_to: Lead
-) -> None:
-    with HostileWeb([], pages=lambda _: show.status(503)) as web:
-        lead_to(web)
-        with pytest.raises(StageError):
-            run(workspace, searching(retries=0))
-    report = status(workspace)
-    (stage,) = (each for each in report.stages if each.stage == "crawl_fg")
-    assert (stage.state, stage.counts["total"]) == ("unfinished", 0)
-    assert " crawl --kind fg --keyword cat" in report.next_command
-
-
-def test_an_option_that_would_help_is_named(workspace: Workspace, tmp_path: Path) -> None:
-    source = tmp_path / "list.txt"
-    source.write_text("http://10.0.0.1/a.png\n")
-    with pytest.raises(StageError, match="--allow-private"):
-        run(workspace, CrawlOptions("urls", "fg", origin=source))
-
-
-def test_a_copy_that_a_kill_left_behind_is_taken_up_by_its_looks(
-    workspace: Workspace, lead_to: Lead
-) -> None:
-    folder = workspace.sources("fg")
-    folder.mkdir(parents=True)
-    (folder / "fg_000.png").write_bytes(show.again(show.cutout(0, 96), 0.8))
-    (folder / "fg_001.png").write_bytes(show.cutout(9, 96))
-    with HostileWeb(cutouts(2)) as web:
-        lead_to(web)
-        summary = run(workspace, searching(count=2))
-    files = sorted(each.file for each in verdicts(workspace).values())
-    assert files == ["fg/fg_000.png", "fg/fg_002.png"]
-    assert (folder / "fg_000.png").read_bytes() == show.cutout(0, 96)
-    assert any("fg/fg_001.png has no line" in note for note in summary.notes)
-
-
-def test_the_looks_of_a_picture_are_compared_over_runs_and_sources(
-    workspace: Workspace, lead_to: Lead, tmp_path: Path
-) -> None:
-    folder = tmp_path / "mine"
-    folder.mkdir()
-    (folder / "own.png").write_bytes(show.cutout(0, 96))
-    (folder / "twin.png").write_bytes(show.again(show.cutout(0, 96), 0.8))
-    mine = run(workspace, CrawlOptions("folder", "fg", origin=folder))
-    assert any("looks the same as fg/fg_000.png" in note for note in mine.notes)
-    with HostileWeb(cutouts(3)) as web:
-        lead_to(web)
-        with pytest.raises(StageError, match="1 duplicate"):
-            run(workspace, searching(count=3))
-    dropped = run(workspace, CrawlOptions("folder", "fg", origin=folder, dedupe=True))
-    assert dropped.counts["total"] == 4
