@@ -33,10 +33,10 @@ _CORE = (
     "urllib3",
 )
 _EXTRAS = {
-    "train": ("torch", "tensorboard", "h5py"),
+    "train": ("torch", "kornia", "tensorboard", "h5py"),
     "keras": ("keras", "tensorflow"),
     "transformers": ("transformers", "huggingface_hub"),
-    "onnx": ("onnx", "onnxruntime"),
+    "onnx": ("onnx", "onnxruntime", "onnxscript"),
 }
 
 
