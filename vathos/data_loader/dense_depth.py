@@ -7,8 +7,6 @@ in their names, never by position, and a missing or doubled one is an error that
 
 from __future__ import annotations
 
-import hashlib
-from collections import defaultdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,8 +16,9 @@ from torch.utils.data import Dataset
 
 from depthgen.archive import Archive
 from depthgen.images import decode, decode_depth
-from depthgen.workspace import Member, parse_member, parse_picture, sample_member
+from depthgen.workspace import Member, Workspace, parse_member, sample_member
 from vathos.data_loader import figures
+from vathos.data_loader.groups import byte_equal, linked, picture_positions
 from vathos.errors import DataError
 from vathos.utils.config import archive_suffix
 
@@ -88,7 +87,8 @@ class DenseDepth(Dataset[Batch]):
         self.root = Path(root)
         self.transform = transform
         self.target_transform = target_transform
-        self.paths = _find_archives(Path(source_zipfolder), suffix)
+        self._workspace = Workspace(source_zipfolder)
+        self.paths = _find_archives(self._workspace.root, suffix)
         self.archives = {stem: Archive.open(path).at_random() for stem, path in self.paths.items()}
         tables = {stem: self._table(stem) for stem in SAMPLE_ARCHIVES}
         self._check_pairs(tables)
@@ -141,11 +141,24 @@ class DenseDepth(Dataset[Batch]):
         return out
 
     def background_groups(self) -> list[list[int]]:
-        """Numbers of backgrounds that are the same picture, byte for byte; they split together."""
-        groups: dict[bytes, list[int]] = defaultdict(list)
-        for number, position in self._bg_positions.items():
-            groups[hashlib.sha256(self.archives["bg"][position]).digest()].append(number)
-        return [sorted(group) for group in groups.values() if len(group) > 1]
+        """Numbers of backgrounds that must split together; groups may overlap.
+
+        They are the same byte for byte, or linked as copies in `sources/sources.jsonl` beside the
+        archives.
+        """
+        return [
+            *byte_equal(self.archives["bg"], self._bg_positions),
+            *linked(self._workspace.provenance, "bg"),
+        ]
+
+    def cutout_groups(self) -> list[list[int]]:
+        """The same of cut-outs, which are compared where `fg.zip` lies beside the archives."""
+        groups = linked(self._workspace.provenance, "fg")
+        path = self._workspace.archive("fg")
+        if not _exists(path):
+            return groups
+        with Archive.open(path) as cutouts:
+            return [*byte_equal(cutouts, picture_positions(cutouts, "fg")), *groups]
 
     def digests(self) -> dict[str, str]:
         """SHA-256 of each archive's central directory, by the archive's name."""
@@ -234,14 +247,7 @@ class DenseDepth(Dataset[Batch]):
         )
 
     def _background_positions(self) -> dict[int, int]:
-        positions: dict[int, int] = {}
-        for position, name in enumerate(self.archives["bg"].names):
-            kind, number = parse_picture(name) or ("", -1)
-            if kind != "bg":
-                continue
-            if number in positions:
-                raise DataError(f"{self.paths['bg']} has two members for background {number}")
-            positions[number] = position
+        positions = picture_positions(self.archives["bg"], "bg")
         for number in np.unique(self.backgrounds):
             if int(number) not in positions:
                 raise DataError(
