@@ -71,7 +71,8 @@ def test_a_loaded_configuration_is_valid_again_and_the_same(tmp_path: Path) -> N
         ("seed: 1\nmodle: ResUNet\n", r"config\.yaml:2: modle .*did you mean model\?"),
         ("training:\n  epoch: 3\n", r"config\.yaml:2: training\.epoch .*training\.epochs\?"),
         ("batch_size: 3\n", r":1: batch_size .*did you mean dataset\.loader_args\.batch_size\?"),
-        ("lr_scheduler: {tipe: A}\n", r"lr_scheduler\.type is missing"),
+        ("lr_scheduler: {tipe: A}\n", r"lr_scheduler\.tipe .* did you mean lr_scheduler\.type\?"),
+        ("lr_scheduler: {args: {}}\n", r"lr_scheduler\.type is missing"),
         (
             "training: {epochs: three}\n",
             r":1: training\.epochs is 'three', but must be a valid int",

@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
 
     from vathos.trainer import BaseTrainer, Progress
+    from vathos.utils.schema import NamedConfig
 
 __all__ = ["Runner"]
 
@@ -194,7 +195,7 @@ class Runner:
         return train, test
 
     def _build_model(self) -> nn.Module:
-        model: nn.Module = get_instance_v2(models, self.config.model)
+        model: nn.Module = get_instance_v2(models, self.config.model.type, **self.config.model.args)
         if self.config.augmentation is not None:
             log.warning(
                 "augmentation: %s is not available yet; none is used", self.config.augmentation
@@ -213,11 +214,11 @@ class Runner:
         groups = setup_param_groups(self.model, {"optimizer": {"type": section.type}})
         return get_instance_v2(torch.optim, section.type, groups, **section.args)
 
-    def _loss(self, name: str) -> nn.Module:
-        constructor = find_constructor(losses, name)
+    def _loss(self, section: NamedConfig) -> nn.Module:
+        constructor = find_constructor(losses, section.type)
         if not issubclass(constructor, nn.Module):  # type: ignore[arg-type]
-            raise ConfigError(f"{name} is not a loss")
-        return get_instance_v2(losses, name)
+            raise ConfigError(f"{section} is not a loss")
+        return get_instance_v2(losses, section.type, **section.args)
 
     def _check_config(self) -> None:
         """Refuse to continue a run that was started with another configuration."""

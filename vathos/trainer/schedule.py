@@ -17,7 +17,7 @@ from vathos.utils.instances import get_instance_v2
 if TYPE_CHECKING:
     from torch.optim import Optimizer
 
-    from vathos.utils.config import Config, TrainingConfig
+    from vathos.utils.schema import Config, TrainingConfig
 
 __all__ = ["Schedule", "run_length"]
 

@@ -1,4 +1,4 @@
-"""The configuration of a run: the original's YAML keys and ours, as models that check themselves.
+"""Reading the configuration of a run, overriding it, and saying what is wrong with it.
 
 The one rule: a key that is not known, or a value of the wrong type, is refused with the file, the
 line, the key and the nearest valid one; nothing that a person wrote is silently ignored. Relative
@@ -12,12 +12,13 @@ import copy
 import difflib
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ValidationError
 
 from vathos.errors import ConfigError, UsageError
+from vathos.utils.schema import Config, NamedConfig, Places, archive_suffix
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -33,142 +34,8 @@ __all__ = [
     "read_config",
 ]
 
-Fraction = Annotated[float, Field(gt=0, lt=1)]
-Count = Annotated[int, Field(ge=1)]
 COMMAND_LINE = "the command line"
 PATH_KEYS = ("log_dir", "chkpt_dir", "model_init", "dataset.root", "dataset.zip_dir")
-
-
-def archive_suffix(text: str) -> str:
-    """`small`, as `depthgen resize --suffix` takes it, or `_small` -> `_small`; "" stays."""
-    return text if not text or text.startswith("_") else f"_{text}"
-
-
-def _check_name(name: str) -> str:
-    if name in ("", ".", "..") or set(name) & set("/\\") or not name.isprintable():
-        raise ValueError("the name of a folder: without / and \\, and neither . nor ..")
-    return name
-
-
-class _Section(BaseModel):
-    # Strict: a quoted number or a bare `yes` is a slip that is better named than guessed at.
-    model_config = ConfigDict(extra="forbid", strict=True, protected_namespaces=())
-
-
-class LoaderArgs(_Section):
-    """How batches are made. `num_workers` processes decode; 0 decodes in the training process."""
-
-    batch_size: Count = 32
-    num_workers: Annotated[int, Field(ge=0)] = 0
-    shuffle: bool = True
-    pin_memory: bool = False
-
-
-class SplitConfig(_Section):
-    """Which share of the backgrounds is held out for testing."""
-
-    test_fraction: Fraction = 0.3
-
-
-class DatasetConfig(_Section):
-    """Where the archives are. `zip_dir` defaults to `root`; `root` is where they would be unpacked.
-
-    `div_factor` d trains and tests on one sample in d; `suffix` names the variant of the archives
-    ("" or "_small", which may be written "small"), and None takes the plain ones if they are there.
-    """
-
-    name: str = "DenseDepth"
-    root: str = "data"
-    zip_dir: str | None = None
-    suffix: Annotated[str, AfterValidator(archive_suffix)] | None = None
-    div_factor: Count = 1
-    split: SplitConfig = SplitConfig()
-    loader_args: LoaderArgs = LoaderArgs()
-
-
-class OptimizerConfig(_Section):
-    """A `torch.optim` class by name, and its arguments."""
-
-    type: str = "AdamW"
-    args: dict[str, Any] = {"lr": 0.01}
-
-
-class SchedulerConfig(_Section):
-    """A `torch.optim.lr_scheduler` class by name, and its arguments.
-
-    `interval` says when it steps; None is each step for OneCycleLR and CyclicLR, else each epoch.
-    """
-
-    type: str
-    args: dict[str, Any] = {}
-    interval: Literal["step", "epoch"] | None = None
-
-
-class LossWeights(_Section):
-    """Total loss = seg x seg_loss + depth x depth_loss."""
-
-    seg: Annotated[float, Field(ge=0)] = 1.0
-    depth: Annotated[float, Field(ge=0)] = 2.0
-
-
-class TrainingConfig(_Section):
-    """How long, and how often to look up.
-
-    `epochs` passes over the training set, `steps` optimiser steps at most; with `steps` alone there
-    are as many epochs as they need. `checkpoint_every` steps are the most that a kill can cost
-    (None: an epoch). `test_samples` bounds what is tested after each epoch, the same samples each
-    time. `monitor` decides which checkpoint is the best.
-    """
-
-    epochs: Count | None = None
-    steps: Count | None = None
-    log_every: Count = 10
-    checkpoint_every: Count | None = None
-    test_samples: Count | None = None
-    monitor: Literal["loss", "seg_loss", "depth_loss", "mrmse", "miou", "soft_dice_half"] = "loss"
-    channels_last: bool = True
-
-    @model_validator(mode="after")
-    def _some_length(self) -> TrainingConfig:
-        if self.epochs is None and self.steps is None:
-            self.epochs = 3
-        return self
-
-
-class Config(_Section):
-    """Everything a run is made of; the defaults train on the default workspace."""
-
-    name: Annotated[str, AfterValidator(_check_name)] = "vathos"
-    log_dir: str | None = None
-    chkpt_dir: str | None = None
-    model_init: str | None = None
-    device: Literal["auto", "GPU", "CPU", "TPU"] = "auto"
-    model: str = "ResUNet"
-    augmentation: str | None = None
-    dataset: DatasetConfig = DatasetConfig()
-    seg_loss: str = "BCEDiceLoss"
-    depth_loss: str = "RMSELoss"
-    loss_weights: LossWeights = LossWeights()
-    lr_scheduler: SchedulerConfig | None = None
-    optimizer: OptimizerConfig = OptimizerConfig()
-    training: TrainingConfig = TrainingConfig()
-    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
-    precision: Literal["auto", "float32", "bf16"] = "auto"
-
-    @property
-    def zip_dir(self) -> Path:
-        """Folder of the archives."""
-        return Path(self.dataset.zip_dir or self.dataset.root)
-
-    @property
-    def run_folder(self) -> Path:
-        """`chkpt_dir/name`; by default `runs/name` in the folder of the archives."""
-        return Path(self.chkpt_dir or self.zip_dir / "runs") / self.name
-
-    @property
-    def log_folder(self) -> Path:
-        """`log_dir/name`; by default the run folder."""
-        return Path(self.log_dir) / self.name if self.log_dir else self.run_folder
 
 
 class _Loader(yaml.SafeLoader):
@@ -205,7 +72,7 @@ def read_config(
     try:
         text = path.read_text(encoding="utf-8")
         data = yaml.load(text, _Loader)
-        lines: dict[str, int | str] = dict(_key_lines(yaml.compose(text, _Loader)))
+        lines = _find_lines(text, path)
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not text"
         raise ConfigError(
@@ -224,7 +91,7 @@ def read_config(
     if default_root is not None and not _names_archives(data):
         root = default_root.expanduser().absolute()
     _default_root(data, root)
-    return _validate(data, str(path), lines)
+    return _validate(data, Places(str(path), lines))
 
 
 def parse_config(config: dict[str, Any] | Config, source: str = "the configuration") -> Config:
@@ -238,19 +105,22 @@ def parse_config(config: dict[str, Any] | Config, source: str = "the configurati
     _default_root(data, Path.cwd() / "data")
     if isinstance(config, Config) and data == before:
         return config
-    return _validate(data, source, {})
+    return _validate(data, Places(source))
 
 
 def flatten(config: Config) -> dict[str, Any]:
-    """All values by dotted key; an `args` dict counts as one value."""
+    """All values by dotted key; an `args` dict, a list, or a model, loss or augmentation counts as
+    one value."""
     flat: dict[str, Any] = {}
 
     def walk(prefix: str, value: Any) -> None:
-        if isinstance(value, BaseModel):
+        if isinstance(value, BaseModel) and not isinstance(value, NamedConfig):
             for name in type(value).model_fields:
                 walk(f"{prefix}.{name}" if prefix else name, getattr(value, name))
+        elif isinstance(value, list):
+            flat[prefix] = [x.model_dump() if isinstance(x, BaseModel) else x for x in value]
         else:
-            flat[prefix] = value
+            flat[prefix] = value.model_dump() if isinstance(value, BaseModel) else value
 
     walk("", config)
     return flat
@@ -263,6 +133,21 @@ def _key_lines(node: yaml.Node | None, prefix: str = "") -> Iterator[tuple[str, 
             name = f"{prefix}{key.value}"
             yield name, key.start_mark.line + 1
             yield from _key_lines(value, name + ".")
+    elif isinstance(node, yaml.SequenceNode):
+        for number, value in enumerate(node.value):
+            yield f"{prefix}{number}", value.start_mark.line + 1
+            yield from _key_lines(value, f"{prefix}{number}.")
+
+
+def _find_lines(text: str, path: Path) -> dict[str, int | str]:
+    lines: dict[str, int | str] = {}
+    for dotted, line in _key_lines(yaml.compose(text, _Loader)):
+        if dotted in lines:
+            raise ConfigError(
+                f"{path}:{line}: {dotted} is already in line {lines[dotted]}; remove one of them"
+            )
+        lines[dotted] = line
+    return lines
 
 
 def _resolve_paths(data: dict[str, Any], folder: Path) -> None:
@@ -304,7 +189,9 @@ def _override(data: dict[str, Any], override: str, lines: dict[str, int | str]) 
         place = f"{place}.{section}".lstrip(".")
         nested = nested[section]
         inner = holder.get(section)
-        if not isinstance(inner, dict):
+        if isinstance(inner, str):  # a bare name is short for {type: NAME}
+            inner = {"type": inner}
+        elif not isinstance(inner, dict):
             lines[place] = COMMAND_LINE
         holder[section] = dict(inner) if isinstance(inner, dict) else {}
         holder = holder[section]
@@ -314,19 +201,21 @@ def _override(data: dict[str, Any], override: str, lines: dict[str, int | str]) 
     lines[dotted] = COMMAND_LINE
 
 
-def _validate(data: dict[str, Any], source: str, lines: dict[str, Any]) -> Config:
+def _validate(data: dict[str, Any], places: Places) -> Config:
     try:
-        return Config.model_validate(data)
+        config = Config.model_validate(data)
     except ValidationError as error:
-        first = error.errors()[0]
-        typed = _place(_dotted(first), lines) == COMMAND_LINE
-        raise (UsageError if typed else ConfigError)(_sentence(first, source, lines)) from error
+        # An unknown key first: it is often why another one is missing.
+        first = min(error.errors(), key=lambda each: each["type"] != "extra_forbidden")
+        typed = places.find(_dotted(first)) == COMMAND_LINE
+        raise (UsageError if typed else ConfigError)(_sentence(first, places)) from error
+    config._places = places
+    return config
 
 
-def _sentence(error: ErrorDetails, source: str, lines: dict[str, Any]) -> str:
+def _sentence(error: ErrorDetails, places: Places) -> str:
     dotted = _dotted(error)
-    place = _place(dotted, lines)
-    where = place if isinstance(place, str) and place else f"{source}:{place}".rstrip(":")
+    where = places.find(dotted)
     if error["type"] == "extra_forbidden":
         return f"{where}: {dotted} is not a known key; {_suggestion(dotted)}"
     if error["type"] == "missing":
@@ -339,19 +228,10 @@ def _dotted(error: ErrorDetails) -> str:
     return ".".join(str(part) for part in error["loc"])
 
 
-def _place(dotted: str, lines: dict[str, Any]) -> int | str:
-    """Where the key was written, or else the section that it is or should be in."""
-    while dotted:
-        if dotted in lines:
-            place: int | str = lines[dotted]
-            return place
-        dotted = dotted.rpartition(".")[0]
-    return ""
-
-
 def _suggestion(dotted: str) -> str:
     """The nearest valid key: in the same section if one is like it, else anywhere."""
-    section, _, key = dotted.rpartition(".")
+    names = [part for part in dotted.split(".") if not part.isdecimal()]  # no places in lists
+    section, key = ".".join(names[:-1]), names[-1]
     known = list(_known_keys(Config))
     siblings = {
         name.rpartition(".")[2]: name for name in known if name.rpartition(".")[0] == section
