@@ -6,29 +6,18 @@ heavy is imported before a command needs it, so that `depthgen --help` answers a
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import signal
 import sys
 from pathlib import Path
-from typing import Any
 
 import click
 from click.core import ParameterSource
 
 from depthgen import __version__, commands
-from depthgen.console import AS_JSON, OVERWRITE, WORKERS, Session, duration, given
+from depthgen.console import EXIT_INTERRUPTED, EXIT_NO, EXIT_USAGE, WORKERS, Session
 from depthgen.errors import DepthgenError, OptionsError
-
-EXIT_NO, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
-
-
-SEED = click.option("--seed", type=int, default=0, show_default=True, help="Of all randomness.")
-SIDE = click.option("--size", type=int, default=192, show_default=True, help="Side, in pixels.")
-QUALITY = click.option(
-    "--quality", type=int, default=90, show_default=True, help="Of the JPEG files."
-)
 
 
 class _Chain(click.Group):
@@ -66,206 +55,8 @@ def main(session: Session, /, workspace: Path, quiet: bool, debug: bool) -> None
     logging.getLogger("urllib3").setLevel(logging.ERROR)  # strange servers are counted, not told
 
 
-main.add_command(commands.crawl)
-
-
-@main.command()
-@click.option("--bg", type=int, default=100, show_default=True, help="Rooms, with exact depth.")
-@click.option("--fg", type=int, default=100, show_default=True, help="Cut-outs, with alpha.")
-@click.option("--size", type=int, default=192, show_default=True, help="Longest side, in pixels.")
-@SEED
-@WORKERS
-@click.pass_obj
-def render(session: Session, /, **options: Any) -> None:
-    """Ray-cast furnished rooms, and things to put in.
-
-    Rooms come with their exact depth; what was rendered before is not rendered again.
-    """
-    from depthgen.sources import studio as stage
-
-    asked = stage.RenderOptions(**given(options))
-    session.report(stage.run(session.workspace, asked, session.progress("render", "pictures")))
-
-
-@main.command()
-@WORKERS
-@OVERWRITE
-@click.pass_obj
-def mask(session: Session, /, **options: Any) -> None:
-    """Trim cut-outs to their alpha, and mask them.
-
-    Writes fg.zip and fg_mask.zip: the mask is white where alpha is above 0.
-    """
-    from depthgen.prepare import mask as stage
-
-    asked = stage.MaskOptions(**given(options))
-    session.report(stage.run(session.workspace, asked, session.progress("mask", "pictures")))
-
-
-@main.command()
-@SIDE
-@QUALITY
-@WORKERS
-@OVERWRITE
-@click.pass_obj
-def crop(session: Session, /, **options: Any) -> None:
-    """Cut the centre square out of each background.
-
-    Writes bg.zip, and bg_depth.zip if every background came with depth.
-    """
-    from depthgen.prepare import crop as stage
-
-    asked = stage.CropOptions(**given(options))
-    session.report(stage.run(session.workspace, asked, session.progress("crop", "pictures")))
-
-
-@main.command()
-@SIDE
-@QUALITY
-@WORKERS
-@OVERWRITE
-@click.pass_context
-def prepare(
-    context: click.Context, size: int, quality: int, workers: int | None, overwrite: bool
-) -> None:
-    """Do mask and crop, one after the other."""
-    context.invoke(mask, workers=workers, overwrite=overwrite)
-    context.invoke(crop, size=size, quality=quality, workers=workers, overwrite=overwrite)
-
-
-@main.command()
-@click.option("--bg", type=int, help="Backgrounds to use.  [default: all]")
-@click.option("--fg", type=int, help="Cut-outs to use.  [default: all]")
-@click.option(
-    "--placements", type=int, default=20, show_default=True, help="Of each pair and flip."
-)
-@click.option("--flip/--no-flip", default=True, show_default=True, help="Mirror each cut-out too.")
-@click.option(
-    "--scale",
-    type=(float, float),
-    default=(0.25, 0.55),
-    show_default=True,
-    metavar="LO HI",
-    help="Longest side of a cut-out, as a fraction of the background's.",
-)
-@QUALITY
-@click.option("--mask-format", type=click.Choice(["png", "jpg"]), default="png", show_default=True)
-@SEED
-@WORKERS
-@click.option("--shards", type=int, default=1, show_default=True, help="Files to split into.")
-@click.option("--dry-run", is_flag=True, help="Print count, bytes and time to expect, and stop.")
-@OVERWRITE
-@click.pass_obj
-def composite(session: Session, /, dry_run: bool, **options: Any) -> None:
-    """Paste every cut-out onto every background.
-
-    Writes fg_bg.zip and fg_bg_mask.zip, in step.
-    """
-    from depthgen import composite as stage
-
-    asked = stage.CompositeOptions(**given(options))
-    if dry_run:
-        expected = stage.forecast(session.workspace, asked)
-        click.echo(
-            f"{expected.samples:,} composites and as many masks, about "
-            f"{expected.nbytes / 1e9:.2f} GB, in about {duration(max(1, expected.seconds))}"
-        )
-        return
-    session.report(stage.run(session.workspace, asked, session.progress("composite")))
-
-
-main.add_command(commands.depthmap)
-main.add_command(commands.depth_agreement)
-
-
-@main.command()
-@click.option("--size", type=int, default=96, show_default=True, help="Side, in pixels.")
-@click.option("--suffix", default="small", show_default=True, help="fg_bg.zip → fg_bg_small.zip.")
-@click.option("--quality", type=int, help="Of the JPEG files.  [default: as they were]")
-@WORKERS
-@OVERWRITE
-@click.pass_obj
-def resize(session: Session, /, **options: Any) -> None:
-    """Write the archives again at another size.
-
-    Pictures and depth are area-averaged, member names stay.
-    """
-    from depthgen import resize as stage
-
-    asked = stage.ResizeOptions(**given(options))
-    session.report(stage.run(session.workspace, asked, session.progress("resize", "members")))
-
-
-@main.command()
-@click.option("--suffix", help="Of resized archives instead of the full-size ones, such as small.")
-@WORKERS
-@AS_JSON
-@click.pass_obj
-def stats(session: Session, /, as_json: bool, **options: Any) -> None:
-    """Compute mean and std of every archive.
-
-    Prints a table, writes stats.json and a histogram. `std` is pooled over all pixels; `std of
-    images` is the mean of each picture's own std.
-    """
-    from depthgen import stats as stage
-
-    asked = stage.StatsOptions(**given(options))
-    summary = stage.run(session.workspace, asked, session.progress("stats", "pictures"))
-    if as_json:
-        click.echo(session.workspace.stats.read_text("utf-8"))
-        return
-    click.echo(stage.table(session.workspace))
-    for path in summary.outputs:
-        session.say(f"  {path}")
-
-
-@main.command()
-@WORKERS
-@AS_JSON
-@click.pass_obj
-def verify(session: Session, /, as_json: bool, **options: Any) -> None:
-    """Check every member, and name what is wrong.
-
-    Checksums, counts, pairings, and that every picture decodes.
-    """
-    from depthgen import verify as stage
-
-    asked = stage.VerifyOptions(**given(options))
-    report = stage.run(session.workspace, asked, session.progress("verify", "members"))
-    click.echo(json.dumps(report.to_json(), indent=2) if as_json else report.text())
-    if report.findings:
-        sys.exit(EXIT_NO)
-
-
-@main.command()
-@click.option("--trace", "what", help="Say where a picture comes from: fg_012, or a sample.")
-@AS_JSON
-@click.pass_obj
-def status(session: Session, /, what: str | None, as_json: bool) -> None:
-    """Say what is done, and what to type next."""
-    if what is not None:
-        from depthgen.trace import trace
-
-        traces = trace(session.workspace, what)
-        as_text = "\n".join(each.text() for each in traces)
-        click.echo(
-            json.dumps([each.to_json() for each in traces], indent=2) if as_json else as_text
-        )
-        return
-    from depthgen import status as stage
-
-    report = stage.status(session.workspace)
-    click.echo(json.dumps(report.to_json(), indent=2) if as_json else report.text())
-
-
-@main.command()
-@AS_JSON
-def doctor(as_json: bool) -> None:
-    """Say what this machine has, and what to install."""
-    from depthgen.doctor import examine
-
-    report = examine()
-    click.echo(json.dumps(report.to_json(), indent=2) if as_json else report.text())
+for _command in commands.CHAIN:
+    main.add_command(_command)
 
 
 @main.command()

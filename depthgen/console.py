@@ -16,6 +16,12 @@ if TYPE_CHECKING:
     from depthgen.workspace import Workspace
 
 
+EXIT_NO, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
+
+SEED = click.option("--seed", type=int, default=0, show_default=True, help="Of all randomness.")
+QUALITY = click.option(
+    "--quality", type=int, default=90, show_default=True, help="Of the JPEG files."
+)
 WORKERS = click.option("--workers", type=int, help="Processes to use.  [default: all cores]")
 OVERWRITE = click.option(
     "--overwrite", is_flag=True, help="Delete what an earlier run made and start anew."
