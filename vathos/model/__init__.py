@@ -5,5 +5,6 @@ logits.
 """
 
 from vathos.model.resunet import ResUNet
+from vathos.model.resunext import ResUNeXt
 
-__all__ = ["ResUNet"]
+__all__ = ["ResUNeXt", "ResUNet"]
