@@ -1,19 +1,25 @@
-"""The network against the original's layer table, which tests/data keeps as it was printed."""
+"""The networks against the original's layer tables, which tests/data keeps as they were printed.
+
+What holds for every network stands in `NetworkTester`; a subclass names the network and its table.
+"""
 
 from __future__ import annotations
 
+import copy
 import csv
+import io
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.export import Dim
 
-from vathos.model import ResUNet
+from vathos.model import ResUNet, ResUNeXt, resunext
 from vathos.model.resunet import ResUpBlock
 
-LAYER_TABLE = Path(__file__).parents[1] / "data" / "resunet_layers.tsv"
+TABLES = Path(__file__).parents[1] / "data"
 
 
 def read_table(path: Path) -> list[tuple[str, str, int]]:
@@ -41,56 +47,147 @@ def executed_layers(model: nn.Module, x: Tensor) -> list[tuple[str, str, int]]:
     return rows
 
 
-def test_every_row_of_the_original_layer_table_holds_at_192() -> None:
-    table = read_table(LAYER_TABLE)
-    assert len(table) == 162
-    assert executed_layers(ResUNet().eval(), torch.zeros(1, 6, 192, 192)) == table
+def random_input(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    return torch.rand(*shape, generator=torch.Generator().manual_seed(4), dtype=dtype)
 
 
-def test_parameter_count_is_that_of_the_original() -> None:
-    model = ResUNet()
-    assert sum(p.numel() for p in model.parameters()) == 15_855_712
-    assert all(p.requires_grad for p in model.parameters())
+class NetworkTester:
+    """What every network keeps; subclasses say which."""
+
+    network: ClassVar[type[nn.Module]]
+    table: ClassVar[str]
+    rows: ClassVar[int]
+    parameters: ClassVar[int]
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def model(cls) -> nn.Module:
+        torch.manual_seed(3)
+        return cls.network().eval().requires_grad_(False)
+
+    def test_every_row_of_the_original_layer_table_holds_at_192(self) -> None:
+        table = read_table(TABLES / self.table)
+        assert len(table) == self.rows
+        # The meta device works out shapes without computing anything.
+        with torch.device("meta"):
+            assert executed_layers(self.network().eval(), torch.zeros(1, 6, 192, 192)) == table
+
+    def test_parameter_count_is_that_of_the_original(self) -> None:
+        with torch.device("meta"):
+            parameters = list(self.network().parameters())
+        assert sum(p.numel() for p in parameters) == self.parameters
+        assert all(p.requires_grad for p in parameters)
+
+    def test_no_convolution_has_a_bias(self, model: nn.Module) -> None:
+        convolutions = [m for m in model.modules() if isinstance(m, nn.Conv2d)]
+        assert convolutions
+        assert all(m.bias is None for m in convolutions)
+
+    @pytest.mark.parametrize("size", [(16, 16), (32, 48), (80, 16)])
+    def test_any_size_divisible_by_16_gives_depth_and_mask_of_that_size(
+        self, model: nn.Module, size: tuple[int, int]
+    ) -> None:
+        depth_logits, mask_logits = model(random_input(2, 6, *size))
+        assert depth_logits.shape == mask_logits.shape == (2, 1, *size)
+
+    @pytest.mark.parametrize(
+        ("size", "advice"),
+        [((200, 192), "200 x 192: resize or pad it to 208 x 192"), ((0, 8), "16 x 16")],
+    )
+    def test_another_size_says_what_to_do(
+        self, model: nn.Module, size: tuple[int, int], advice: str
+    ) -> None:
+        with pytest.raises(ValueError, match=advice):
+            model(torch.zeros(1, 6, *size))
+
+    @pytest.mark.parametrize("shape", [(1, 3, 32, 32), (6, 32, 32)])
+    def test_another_number_of_channels_says_what_the_network_takes(
+        self, model: nn.Module, shape: tuple[int, ...]
+    ) -> None:
+        with pytest.raises(ValueError, match=r"\(N, 6, H, W\)"):
+            model(torch.zeros(shape))
+
+    def test_evaluation_repeats_itself_and_does_not_mix_samples(self, model: nn.Module) -> None:
+        x = random_input(2, 6, 16, 32)
+        for once, again, alone in zip(model(x), model(x), model(x[1:]), strict=True):
+            assert torch.equal(once, again)
+            torch.testing.assert_close(once[1:], alone, atol=1e-5, rtol=1e-4)
+
+    def test_every_parameter_gets_a_gradient_from_the_two_outputs(self) -> None:
+        model = self.network()
+        depth_logits, mask_logits = model(random_input(2, 6, 32, 16))
+        # Weighted pixel by pixel: a plain sum has no gradient through a BatchNorm.
+        (random_input(2, 2, 32, 16) * torch.cat((depth_logits, mask_logits), 1)).sum().backward()
+        for name, parameter in model.named_parameters():
+            assert parameter.grad is not None, name
+            assert torch.isfinite(parameter.grad).all(), name
+            assert parameter.grad.any(), name
+
+    def test_the_depth_output_does_not_see_the_mask_decoder(self) -> None:
+        model = self.network().eval()
+        depth_logits, _ = model(random_input(1, 6, 16, 16))
+        depth_logits.sum().backward()
+        for name, parameter in model.named_parameters():
+            assert (parameter.grad is None) == name.startswith(("mask_decoder", "mask_head")), name
+
+    def test_a_saved_network_gives_the_same_when_loaded(self, model: nn.Module) -> None:
+        file = io.BytesIO()
+        torch.save(model.state_dict(), file)
+        file.seek(0)
+        loaded = self.network().eval()
+        loaded.load_state_dict(torch.load(file, weights_only=True))
+        x = random_input(1, 6, 16, 16)
+        for saved, again in zip(model(x), loaded(x), strict=True):
+            assert torch.equal(saved, again)
+
+    def test_channels_last_gives_what_contiguous_memory_gives(self, model: nn.Module) -> None:
+        exact: Any = copy.deepcopy(model).double()
+        x = random_input(1, 6, 32, 16, dtype=torch.float64)
+        contiguous = exact(x)
+        exact.to(memory_format=torch.channels_last)
+        channels_last = exact(x.contiguous(memory_format=torch.channels_last))
+        for one, other in zip(contiguous, channels_last, strict=True):
+            torch.testing.assert_close(one, other, atol=1e-9, rtol=0)
+
+    def test_it_is_exported_with_any_batch_and_size(self, model: nn.Module) -> None:
+        sizes = {0: Dim("n"), 2: 16 * Dim("rows"), 3: 16 * Dim("columns")}
+        exported = torch.export.export(
+            model, (random_input(2, 6, 32, 48),), dynamic_shapes=(sizes,)
+        ).module()
+        x = random_input(1, 6, 48, 32)
+        for own, other in zip(model(x), exported(x), strict=True):
+            torch.testing.assert_close(own, other)
 
 
-def test_no_convolution_has_a_bias() -> None:
-    convolutions = [m for m in ResUNet().modules() if isinstance(m, nn.Conv2d)]
-    assert convolutions
-    assert all(m.bias is None for m in convolutions)
+class TestResUNet(NetworkTester):
+    network = ResUNet
+    table = "resunet_layers.tsv"
+    rows = 162
+    parameters = 15_855_712
 
 
-@pytest.mark.parametrize("size", [(16, 16), (32, 48)])
-def test_outputs_are_depth_then_mask_at_the_size_of_the_input(size: tuple[int, int]) -> None:
-    depth_logits, mask_logits = ResUNet().eval()(torch.rand(2, 6, *size))
-    assert depth_logits.shape == mask_logits.shape == (2, 1, *size)
-
-
-def test_the_depth_output_does_not_see_the_mask_decoder() -> None:
-    model = ResUNet().eval()
-    depth_logits, _ = model(torch.rand(1, 6, 16, 16))
-    depth_logits.sum().backward()
-    assert all(p.grad is None for p in model.mask_decoder.parameters())
-    assert all(p.grad is not None for p in model.depth_decoder.parameters())
-
-
-def test_every_parameter_gets_a_gradient_from_the_two_outputs() -> None:
-    model = ResUNet()
-    depth_logits, mask_logits = model(torch.rand(2, 6, 32, 32))
-    (depth_logits.sum() + mask_logits.sum()).backward()
-    assert all(p.grad is not None for p in model.parameters())
-
-
-def test_a_size_not_divisible_by_16_says_what_to_do() -> None:
-    with pytest.raises(ValueError, match=r"200 x 192: resize or pad it to 208 x 192"):
-        ResUNet()(torch.zeros(1, 6, 200, 192))
-
-
-def test_a_wrong_number_of_channels_says_what_the_network_takes() -> None:
-    with pytest.raises(ValueError, match=r"\(N, 6, H, W\)"):
-        ResUNet()(torch.zeros(1, 3, 32, 32))
+class TestResUNeXt(NetworkTester):
+    network = ResUNeXt
+    table = "resunext_layers.tsv"
+    rows = 201
+    parameters = 16_409_856
 
 
 def test_an_up_block_refuses_a_dense_map_it_was_not_built_for() -> None:
     block = ResUpBlock(8, 4, skip_channels=8)
     with pytest.raises(ValueError, match="dense_channels"):
         block(torch.zeros(1, 8, 4, 4), torch.zeros(1, 8, 8, 8), torch.zeros(1, 8, 8, 8))
+
+
+def test_a_grouped_double_convolution_too_narrow_for_its_groups_says_so() -> None:
+    with pytest.raises(ValueError, match="at least 6 output channels; 5 leave none"):
+        resunext.ResDoubleConv(32, 5)
+
+
+@pytest.mark.parametrize(("out_channels", "width"), [(6, 32), (16, 64), (384, 2048), (512, 2720)])
+def test_the_grouped_convolution_is_as_wide_as_the_output_demands(
+    out_channels: int, width: int
+) -> None:
+    grouped = resunext.ResDoubleConv(8, out_channels)[5]
+    assert isinstance(grouped, nn.Conv2d)
+    assert (grouped.in_channels, grouped.out_channels, grouped.groups) == (width, width, 32)
