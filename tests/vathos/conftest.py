@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ import pytest
 
 from depthgen.archive import ArchiveWriter
 from depthgen.images import encode_jpeg, encode_mask, encode_png
+from depthgen.workspace import DEPTH_INFO_MEMBER
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,6 +33,8 @@ class TinySet:
     suffix: str = ""
     original: bool = False
     twins: bool = False  # the last background equals the first
+    quantity: dict[str, Any] | None = None  # what the depth archive says of itself
+    spoil: dict[int, float] = field(default_factory=dict)  # a label's first value, by sample
     bg: dict[int, NDArray[np.uint8]] = field(default_factory=dict)
     fg_bg: dict[int, NDArray[np.uint8]] = field(default_factory=dict)
     mask: dict[int, NDArray[np.bool_]] = field(default_factory=dict)
@@ -53,6 +57,9 @@ class TinySet:
                     index = (bg * self.n_fg + fg) * 2 + flip
                     self._sample(members, bg, fg, index, generator)
             members["fg_bg"].append((f"labels/bg_{bg:03d}_label_info.txt", b"x\n"))
+        if self.quantity is not None:
+            info = json.dumps(self.quantity).encode()
+            members["depth_fg_bg"].append((DEPTH_INFO_MEMBER, info))
         members["fg_bg_mask"].reverse()  # nothing may depend on the order
         for stem, pairs in members.items():
             path = self.folder / f"{stem}{self.suffix}.zip"
@@ -82,6 +89,8 @@ class TinySet:
         full = 2**self.depth_bits - 1
         depth = np.where(mask, 0.2, 0.6)
         stored = depth.astype(np.float32) if self.depth_bits == 32 else (depth * full).round()
+        if index in self.spoil:
+            stored[0, 0] = self.spoil[index]
         self.fg_bg[index], self.mask[index] = picture, mask
         self.depth[index] = depth
         pair, place = f"fg_{fg:03d}_bg_{bg:03d}", f"bg_{bg:03d}"

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import time
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,6 +14,7 @@ from torch.utils.data import Subset, TensorDataset
 
 from vathos.data_loader import DenseDepth
 from vathos.data_loader.batches import Batches, BatchOrder
+from vathos.errors import DataError, TrainingError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -70,3 +74,44 @@ def test_a_dataset_of_items_is_stacked() -> None:
     stacked: list[Any] = list(batches.epoch(0))
     assert [batch[0].tolist() for batch in stacked] == [[1, 3], [5]]
     assert batches.samples == 3
+
+
+class Dying(TensorDataset):
+    """Row 3 takes the whole process with it."""
+
+    def __getitem__(self, row: int) -> Any:
+        if row == 3:
+            time.sleep(0.3)  # the batch before it is on its way
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().__getitem__(row)
+
+
+def test_a_worker_that_dies_is_one_sentence_and_only_where_its_batch_is_awaited() -> None:
+    dataset = Dying(torch.arange(6))
+    batches = Batches(Subset(dataset, range(6)), 3, shuffle=False, workers=1).epoch(0)
+    next(batches)
+    time.sleep(0.6)  # it dies here, and nothing is raised
+    with pytest.raises(TrainingError, match=r"^a process that loads the data died[^\n]*$"):
+        next(batches)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_error_of_the_data_is_the_same_sentence_from_a_worker(
+    tiny_set: Callable[..., Any], workers: int
+) -> None:
+    made = tiny_set(depth_bits=32, spoil={5: float("nan")}).write()
+    subset = Subset(DenseDepth(made.folder, made.folder), range(16))
+    with pytest.raises(DataError, match=r"^[^\n]*depth_000005\.png has values from nan[^\n]*$"):
+        list(Batches(subset, 4, shuffle=False, workers=workers).epoch(0))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_uneven_last_batch_and_a_batch_larger_than_the_set_leave_nothing_out(
+    tiny_set: Callable[..., Any], workers: int
+) -> None:
+    made = tiny_set().write()
+    subset = Subset(DenseDepth(made.folder, made.folder), range(7))
+    for size, sizes in ((3, [3, 3, 1]), (100, [7])):
+        batches = Batches(subset, size, shuffle=False, workers=workers)
+        assert [len(batch["bg"]) for batch in batches.epoch(0)] == sizes
+        assert batches.samples == 7

@@ -1,18 +1,25 @@
 """Batches in an order that depends on (seed, epoch) alone.
 
 The one rule: what batch k of epoch e holds is known without drawing the batches before it, so a run
-can be continued in the middle of an epoch, with any number of worker processes.
+can be continued in the middle of an epoch, with any number of worker processes. What goes wrong in
+a worker is raised here, where its batch is awaited, in the words of one process.
 """
 
 from __future__ import annotations
 
 import os
 import signal
+import threading
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Subset, default_collate
+
+from depthgen.archive import ArchiveError
+from depthgen.images import ImageError
+from vathos.errors import TrainingError, VathosError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -73,7 +80,9 @@ class Batches:
     """Batches of a subset, as the dataset stores them: `for batch in batches.epoch(3, start=17)`.
 
     A dataset with `load_batch(rows)` is asked for whole batches, any other for its items, which are
-    then stacked. `workers` processes decode ahead; they live as long as this object.
+    then stacked. `workers` processes decode ahead; they live as long as this object. An error of
+    the data is raised as it is; a worker that dies, which the system does to it where memory is
+    short, is a `TrainingError`.
     """
 
     def __init__(
@@ -111,7 +120,7 @@ class Batches:
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """Batches `start` and on of this epoch."""
         if not self._workers and not self._pin_memory:
-            return map(self._dataset.__getitem__, self.order.iterate(epoch, start))
+            return map(self._dataset.load, self.order.iterate(epoch, start))
         if self._loader is None:
             self._loader = DataLoader(
                 self._dataset,
@@ -125,7 +134,39 @@ class Batches:
                 generator=torch.Generator().manual_seed(self.order.seed % 2**63),
             )
         self._queue.epoch, self._queue.start = epoch, start
-        return iter(self._loader)
+        return self._await(self._loader)
+
+    def _await(self, loader: DataLoader[Batch]) -> Iterator[Batch]:
+        batches = _start_workers(loader)
+        while True:
+            try:
+                batch = next(batches)
+            except StopIteration:
+                return
+            except RuntimeError as error:
+                if not str(error).startswith("DataLoader worker"):
+                    raise
+                raise TrainingError(
+                    "a process that loads the data died, as it does where memory is short; the "
+                    "same command goes on, with a lower dataset.loader_args.num_workers if need be"
+                ) from error
+            if isinstance(batch, _Failure):
+                raise batch.kind(batch.sentence)
+            yield batch
+
+
+def _start_workers(loader: DataLoader[Batch]) -> Iterator[Batch]:
+    """The loader's iterator, without its handler of SIGCHLD.
+
+    That raises wherever training stands when a worker dies, in the middle of a step too. Without
+    it the death is found when the next batch is awaited, some seconds later.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return iter(loader)
+    before = signal.getsignal(signal.SIGCHLD)
+    batches = iter(loader)
+    signal.signal(signal.SIGCHLD, before if before is not None else signal.SIG_DFL)
+    return batches
 
 
 def _leave_interrupts_to_the_parent(_worker: int) -> None:
@@ -142,10 +183,25 @@ class _ByBatch(Dataset[Any]):
         self.dataset = dataset
         self.load_batch = getattr(dataset, "load_batch", None)
 
-    def __getitem__(self, rows: NDArray[np.int64]) -> Batch:
+    def load(self, rows: NDArray[np.int64]) -> Batch:
         if self.load_batch is not None:
             return self.load_batch(rows)
         return default_collate([self.dataset[int(row)] for row in rows])
+
+    def __getitem__(self, rows: NDArray[np.int64]) -> Batch | _Failure:
+        try:
+            return self.load(rows)
+        except (VathosError, ArchiveError, ImageError) as error:
+            return _Failure(type(error), str(error))
+
+
+@dataclass(frozen=True)
+class _Failure:
+    """An error on its way out of a worker: raised there, torch would add the worker's traceback to
+    its sentence. Not the error itself, which would then hold, by its traceback, what holds it."""
+
+    kind: type[Exception]
+    sentence: str
 
 
 class _Queue:

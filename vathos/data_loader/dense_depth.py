@@ -7,6 +7,8 @@ in their names, never by position, and a missing or doubled one is an error that
 
 from __future__ import annotations
 
+import json
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +18,7 @@ from torch.utils.data import Dataset
 
 from depthgen.archive import Archive
 from depthgen.images import decode, decode_depth
-from depthgen.workspace import Member, Workspace, parse_member, sample_member
+from depthgen.workspace import DEPTH_INFO_MEMBER, Member, Workspace, parse_member, sample_member
 from vathos.data_loader import figures
 from vathos.data_loader.groups import byte_equal, linked, picture_positions
 from vathos.errors import DataError
@@ -160,6 +162,26 @@ class DenseDepth(Dataset[Batch]):
         with Archive.open(path) as cutouts:
             return [*byte_equal(cutouts, picture_positions(cutouts, "fg")), *groups]
 
+    @cached_property
+    def quantity(self) -> dict[str, Any] | None:
+        """What the depth label means: the archive's own record of it, None if it has none.
+
+        The archives of the original have none. Raises `DataError` for a record that is damaged.
+        """
+        archive = self.archives["depth_fg_bg"]
+        if DEPTH_INFO_MEMBER not in archive:
+            return None
+        try:
+            quantity = json.loads(bytes(archive[DEPTH_INFO_MEMBER]))
+        except ValueError:
+            quantity = None
+        if not isinstance(quantity, dict):
+            raise DataError(
+                f"{self.paths['depth_fg_bg']}: {DEPTH_INFO_MEMBER} is damaged; make the labels "
+                "again, or take that member out"
+            )
+        return quantity
+
     def digests(self) -> dict[str, str]:
         """SHA-256 of each archive's central directory, by the archive's name."""
         return {stem: archive.digest() for stem, archive in self.archives.items()}
@@ -197,14 +219,15 @@ class DenseDepth(Dataset[Batch]):
 
     def _table(self, stem: str) -> dict[str, NDArray[np.int64]]:
         """Columns index, bg, fg and position in the archive, in the order of the index."""
-        rows = [
+        members = (
             (member.index, member.bg, member.fg, position)
             for position, name in enumerate(self.archives[stem].names)
             if (member := parse_member(name))
-        ]
-        if not rows:
+        )
+        # Straight into numbers: a list of a million tuples would take 200 MB.
+        columns = np.fromiter(members, np.dtype((np.int64, 4))).T
+        if not columns.size:
             raise DataError(f"{self.paths[stem]} has no member whose name is that of a sample")
-        columns = np.array(rows, dtype=np.int64).T
         columns = columns[:, np.argsort(columns[0], kind="stable")]
         doubled = np.flatnonzero(columns[0, 1:] == columns[0, :-1])
         if doubled.size:
@@ -272,6 +295,7 @@ class DenseDepth(Dataset[Batch]):
         name = f"{self.paths[stem]}: {archive.names[position]}"
         if stem == "depth_fg_bg":
             picture = decode_depth(archive[position], name=name)
+            _check_label(picture, name)
         else:
             picture = decode(archive[position], "RGB" if stem == "fg_bg" else "L", name=name)
         self._check_size(picture, name)
@@ -284,6 +308,18 @@ class DenseDepth(Dataset[Batch]):
                 f"{name} is {height} x {width}, but the backgrounds are {self.height} x "
                 f"{self.width}; the archives are not of one set"
             )
+
+
+def _check_label(depth: NDArray[Any], name: str) -> None:
+    """Floats may be anything; integers are a label at whatever value."""
+    if depth.dtype != np.float32:
+        return
+    low, high = float(depth.min()), float(depth.max())  # NaN if any is
+    if not 0 <= low <= high <= 1:
+        raise DataError(
+            f"{name} has values from {low:g} to {high:g}, but a depth label is a number from 0 to "
+            "1; make the labels again"
+        )
 
 
 def _find_archives(folder: Path, suffix: str | None) -> dict[str, Path]:
