@@ -73,7 +73,7 @@ def test_a_run_leaves_its_configuration_split_metrics_and_checkpoints(
     assert list((tmp_path / "logs" / "run").glob("events.out.tfevents.*"))
     assert yaml.safe_load((folder / "config.yaml").read_text())["loss_weights"]["depth"] == 2.0
     split = json.loads((folder / "split.json").read_text())["split"]
-    assert sorted(split["train"] + split["test"]) == list(range(5))
+    assert sorted(split["train_backgrounds"] + split["test_backgrounds"]) == list(range(5))
 
 
 def test_no_test_background_nor_its_twin_is_trained_on(config: dict[str, Any]) -> None:

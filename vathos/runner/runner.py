@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import json
 import logging
+import random
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 import yaml
 from torch import nn
@@ -19,33 +21,34 @@ from torch.utils.data import Subset
 
 from vathos import data_loader as datasets
 from vathos import model as models
-from vathos.data_loader.split import Split, split_by_background, thin
+from vathos.data_loader import augmentation as augmentations
+from vathos.data_loader.split import Split, make_split, thin
 from vathos.errors import ConfigError, DataError
 from vathos.model import loss as losses
 from vathos.model.resunet import SIZE_MULTIPLE
 from vathos.runner.lock import RunLock
-from vathos.trainer import GPUTrainer
+from vathos.trainer import GPUTrainer, TPUTrainer
 from vathos.trainer.checkpoint import (
-    MODEL_CHECKPOINT,
     TRAIN_CHECKPOINT,
-    best_twin,
+    all_checkpoints,
     load_checkpoint,
     load_model_state,
     write_atomic,
 )
+from vathos.trainer.event_files import EVENT_FILES
 from vathos.trainer.run_log import METRICS_FILE
+from vathos.trainer.trackers import TRACKERS_FILE
 from vathos.utils.config import Config, flatten, parse_config, read_config
-from vathos.utils.instances import find_constructor, get_instance_v2, setup_param_groups
+from vathos.utils.instances import InstanceError, find_constructor, get_instance_v2, written_in
+from vathos.utils.parameters import build_optimizer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from types import ModuleType
 
-    import numpy as np
     from numpy.typing import NDArray
-    from torch.optim import Optimizer
 
     from vathos.trainer import BaseTrainer, Progress
-    from vathos.utils.schema import NamedConfig
 
 __all__ = ["Runner"]
 
@@ -64,6 +67,8 @@ FREE_KEYS = {
     "dataset.loader_args.pin_memory",
     "training.log_every",
     "training.checkpoint_every",
+    "training.keep_every",
+    "trackers",
 }
 
 
@@ -114,14 +119,18 @@ class Runner:
             self._check_config()
         self.split = self._agree_on_split()
         self.train_rows, self.test_rows = self._rows()
-        torch.manual_seed(self.config.seed)
+        _seed(self.config.seed)
         self.model = self._build_model()
-        optimizer = self._build_optimizer()
-        criteria = self._loss(self.config.seg_loss), self._loss(self.config.depth_loss)
+        optimizer = build_optimizer(self.model, self.config)
+        criteria = self._build("seg_loss", losses), self._build("depth_loss", losses)
+        augmentation = (
+            self._build("augmentation", augmentations) if self.config.augmentation else None
+        )
         if self.fresh:
             self._clear()  # not before all parts are known to be good
         checkpoint = self.run_folder / TRAIN_CHECKPOINT
-        self.trainer = GPUTrainer(
+        trainer = TPUTrainer if self.config.device == "TPU" else GPUTrainer
+        self.trainer = trainer(
             self.model,
             criteria,
             optimizer,
@@ -130,6 +139,7 @@ class Runner:
             Subset(self.dataset, self.test_rows.tolist()),
             load_checkpoint(checkpoint) if checkpoint.exists() else None,
             self.on_progress,
+            augmentation,
         )
         self.trainer.open_log()
         self._write_record()
@@ -181,25 +191,18 @@ class Runner:
                     "--fresh"
                 )
             return kept
-        fraction = self.config.dataset.split.test_fraction
-        groups = self.dataset.background_groups()
-        numbers = self.dataset.backgrounds.tolist()
-        return split_by_background(numbers, fraction, self.config.seed, groups)
+        section = self.config.dataset.split
+        return make_split(self.dataset, section.by, section.test_fraction, self.config.seed)
 
     def _rows(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         factor, seed = self.config.dataset.div_factor, self.config.seed
         train, test = (
-            thin(rows, max(1, len(rows) // factor), seed)
-            for rows in self.split.rows(self.dataset.backgrounds)
+            thin(rows, max(1, len(rows) // factor), seed) for rows in self.split.rows(self.dataset)
         )
         return train, test
 
     def _build_model(self) -> nn.Module:
-        model: nn.Module = get_instance_v2(models, self.config.model.type, **self.config.model.args)
-        if self.config.augmentation is not None:
-            log.warning(
-                "augmentation: %s is not available yet; none is used", self.config.augmentation
-            )
+        model = self._build("model", models)
         if self.config.model_init is None:
             return model
         path = Path(self.config.model_init)
@@ -209,16 +212,14 @@ class Runner:
             log.warning("model_init: %s does not exist; the weights start at random", path)
         return model
 
-    def _build_optimizer(self) -> Optimizer:
-        section = self.config.optimizer
-        groups = setup_param_groups(self.model, {"optimizer": {"type": section.type}})
-        return get_instance_v2(torch.optim, section.type, groups, **section.args)
-
-    def _loss(self, section: NamedConfig) -> nn.Module:
-        constructor = find_constructor(losses, section.type)
-        if not issubclass(constructor, nn.Module):  # type: ignore[arg-type]
-            raise ConfigError(f"{section} is not a loss")
-        return get_instance_v2(losses, section.type, **section.args)
+    def _build(self, section: str, module: ModuleType) -> nn.Module:
+        """What `section` of the configuration names, a class of `module`."""
+        named = getattr(self.config, section)
+        with written_in(self.config.places, section):
+            if not issubclass(find_constructor(module, named.type), nn.Module):
+                raise InstanceError(f"{named.type} is no torch.nn.Module", "type")
+            built: nn.Module = get_instance_v2(module, named.type, **named.args)
+        return built
 
     def _check_config(self) -> None:
         """Refuse to continue a run that was started with another configuration."""
@@ -244,14 +245,18 @@ class Runner:
 
     def _clear(self) -> None:
         """Remove what earlier runs of this name wrote, and nothing else."""
-        for name in (CONFIG_FILE, SPLIT_FILE, METRICS_FILE):
+        for name in (CONFIG_FILE, SPLIT_FILE, METRICS_FILE, TRACKERS_FILE):
             (self.run_folder / name).unlink(missing_ok=True)
-        for name in (TRAIN_CHECKPOINT, MODEL_CHECKPOINT):
-            path = self.run_folder / name
-            path.unlink(missing_ok=True)
-            best_twin(path).unlink(missing_ok=True)
-        for events in self.config.log_folder.glob("events.out.tfevents.*"):
-            events.unlink()
+        for path in (*all_checkpoints(self.run_folder), *self.config.log_folder.glob(EVENT_FILES)):
+            path.unlink()
+
+
+def _seed(seed: int) -> None:
+    """All random state that a checkpoint holds, so that a run killed before its first checkpoint
+    begins again as it began."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)  # noqa: NPY002 - the global one is what others' code draws from
+    torch.manual_seed(seed)
 
 
 def _write_text(path: Path, text: str) -> None:

@@ -1,47 +1,41 @@
 """The training loop, once for every device.
 
-A step is: prepare the batch on the device, forward, losses, backward, optimiser, scheduler. The one
-rule: nothing inside a step waits for the device; losses and metrics are read at the log interval. A
-run can be stopped between any two steps and continued from there.
+A step is, for one batch or several: prepare it on the device, augment, forward, losses, backward;
+then the optimiser, the average of the weights, the scheduler. The one rule: nothing inside a step
+waits for the device; losses and metrics are read at the log interval. A run can be stopped between
+any two steps and continued from there.
 """
 
 from __future__ import annotations
 
-import math
 import time
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from functools import partial
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from torch.utils.data import Subset
 
 from vathos.data_loader.batches import Batches
 from vathos.data_loader.dense_depth import normalise
-from vathos.data_loader.split import thin
-from vathos.errors import CheckpointError, ConfigError, TrainingError
-from vathos.trainer.checkpoint import (
-    MODEL_CHECKPOINT,
-    TRAIN_CHECKPOINT,
-    best_twin,
-    get_rng_state,
-    load_model_state,
-    save_checkpoint,
-    set_rng_state,
-    twin,
-)
+from vathos.errors import CheckpointError
+from vathos.trainer.average import WeightAverage
+from vathos.trainer.checkpoint import get_rng_state, load_model_state, save_pair, set_rng_state
+from vathos.trainer.health import Health, small_batch_error
 from vathos.trainer.interrupt import Interruptible
-from vathos.trainer.meter import Meter, batch_metrics
+from vathos.trainer.loaders import make_batches, shown_rows
+from vathos.trainer.meter import METRICS, TEST_METRICS, Meter, batch_metrics
+from vathos.trainer.model_record import model_record, picture_size
+from vathos.trainer.monitor import Monitor
 from vathos.trainer.moves import optimizer_to, scheduler_to
 from vathos.trainer.progress import Clock, Progress
 from vathos.trainer.run_log import RunLog
-from vathos.trainer.schedule import Schedule, run_length
+from vathos.trainer.schedule import Schedule, batches_in_epoch, run_length
 from vathos.utils.config import parse_config
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
     from contextlib import AbstractContextManager
 
     from torch import Tensor, nn
@@ -53,9 +47,6 @@ if TYPE_CHECKING:
 
 __all__ = ["BaseTrainer", "Progress", "optimizer_to", "scheduler_to"]
 
-HIGHER_IS_BETTER = ("miou", "soft_dice_half")
-IMAGE_SAMPLES = 8
-
 
 @dataclass
 class _State:
@@ -64,7 +55,6 @@ class _State:
     epoch: int = 0
     batch: int = 0
     step: int = 0
-    best: float | None = None
     metrics: dict[str, float] = field(default_factory=dict)
 
 
@@ -78,6 +68,8 @@ class BaseTrainer(ABC):
     train_subset, test_subset: `torch.utils.data.Subset`s of the data set.
     state_dict: a training checkpoint to continue from.
     on_progress: called with a `Progress`; if it raises KeyboardInterrupt, the run is saved first.
+    augmentation: applied to each training batch on the device, float tensors in [0, 1]; what it
+    draws from torch's CPU generator is drawn again after a resume.
 
     Raises `ConfigError`, `CheckpointError`, and `TrainingError` if the loss is not a number.
     """
@@ -92,27 +84,40 @@ class BaseTrainer(ABC):
         test_subset: Subset[Any],
         state_dict: dict[str, Any] | None = None,
         on_progress: Callable[[Progress], None] | None = None,
+        augmentation: nn.Module | None = None,
     ) -> None:
         self.config = parse_config(config)
+        training = self.config.training
         self.model = model
         self.seg_loss, self.depth_loss = loss_fns
         self.optimizer = optimizer
+        self.augmentation = augmentation
         self.device = self.setup()
         optimizer_to(optimizer, self.device)
-        self.train_batches, self.test_batches = self._make_batches(train_subset, test_subset)
-        self._prepare = getattr(train_subset.dataset, "prepare", normalise)
+        self.average = None if training.ema is None else WeightAverage(model, training.ema)
+        self.train_batches, self.test_batches = make_batches(self.config, train_subset, test_subset)
         self._dataset: Any = test_subset.dataset
-        self.epochs, self.steps = run_length(self.config.training, len(self.train_batches))
+        self._prepare = getattr(train_subset.dataset, "prepare", normalise)
+        self._about_model = model_record(model, self.config, self._dataset)
+        self.epochs, self.steps = run_length(training, len(self.train_batches))
         self.schedule = Schedule(self.config, optimizer, self.epochs, self.steps)
+        self.monitor = Monitor(training)
         self.on_progress = on_progress
         self.state = _State()
         self._meter = Meter(self.device)
-        self._first_bad = torch.full((), -1, dtype=torch.int64, device=self.device)
+        folder = self.config.run_folder
+        self._health = Health(self.device, folder, self.train_batches, self._dataset)
         self._interrupts = Interruptible()
         self._log: RunLog | None = None
         self._lr_used = self.schedule.lr
+        self._gradient_norm: Tensor | None = None
         if state_dict is not None:
             self.load_state_dict(state_dict)
+
+    @property
+    def tested_model(self) -> nn.Module:
+        """The model that is tested, shown and kept: the average of the weights if there is one."""
+        return self.model if self.average is None else self.average.model
 
     # -- what a device decides ------------------------------------------------------------------
 
@@ -129,8 +134,20 @@ class BaseTrainer(ABC):
         """The precision of the forward pass."""
 
     @abstractmethod
-    def update(self, loss: Tensor) -> None:
-        """Backward and one optimiser step."""
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradient of `loss` to the parameters'."""
+
+    @abstractmethod
+    def update(self) -> Tensor | None:
+        """`clip`, one optimiser step, and no gradient left; returns what `clip` does."""
+
+    def clip(self) -> Tensor | None:
+        """Bound the gradient's norm by `training.clip_norm`, and return what it was; None if it is
+        not bounded."""
+        limit = self.config.training.clip_norm
+        if limit is None:
+            return None
+        return torch.nn.utils.clip_grad_norm_(self.model.parameters(), limit)
 
     # -- the loop -------------------------------------------------------------------------------
 
@@ -139,12 +156,12 @@ class BaseTrainer(ABC):
 
         After each epoch the model is tested, the record and the checkpoints are written. Ctrl-C or
         SIGTERM: the step is finished, all is saved, and KeyboardInterrupt is raised. A finished run
-        returns at once.
+        returns at once, one that has lost its patience too.
         """
         with self._interrupts:
             try:
-                for epoch in range(self.state.epoch, self.epochs):
-                    self._fit_epoch(epoch)
+                while self.state.epoch < self.epochs and not self.monitor.exhausted:
+                    self._fit_epoch(self.state.epoch)
             except KeyboardInterrupt:
                 if self._interrupts.between_steps:
                     self.save()
@@ -156,37 +173,40 @@ class BaseTrainer(ABC):
     def train_epoch(self, epoch: int) -> dict[str, float]:
         """Train for one epoch, or what is left of it; returns the means over its samples.
 
-        Keys: miou (true IoU), mrmse, seg_loss, depth_loss, loss, soft_dice_half.
+        Keys: `vathos.trainer.meter.METRICS`; miou is the true IoU.
         """
         self.open_log()  # before the first step, for it drops what came after this point
         self.model.train()
         training = self.config.training
-        left = min(len(self.train_batches), self.steps - epoch * len(self.train_batches))
+        end = batches_in_epoch(training, epoch, self.steps, len(self.train_batches))
         clock = Clock()
-        if self.state.batch < left:
-            for stored in self.train_batches.epoch(epoch, self.state.batch):
-                self._train_step(stored)
-                clock.samples += len(stored["bg"])
+        if self.state.batch < end:
+            batches = self.train_batches.epoch(epoch, self.state.batch)
+            # What is left of an epoch after its last full group is a step of its own.
+            while group := tuple(islice(batches, min(training.accumulate, end - self.state.batch))):
+                self._train_step(epoch, group)
+                clock.samples += sum(len(stored["bg"]) for stored in group)
                 if self.state.step % training.log_every == 0:
                     self._report_step(epoch, clock)
                 if training.checkpoint_every and self.state.step % training.checkpoint_every == 0:
                     self.save()
                 self._interrupts.check()
-                if self.state.batch >= left:
-                    break
-        self._check_finite(epoch)
-        metrics = self._meter.read()
+        self._health.check()
+        metrics = self._meter.gather()
         self._tell("train", epoch, metrics, clock, self.state.batch, done=True)
         return metrics
 
     def test_epoch(self, epoch: int) -> dict[str, float]:
-        """Test on the test subset; returns the same means as `train_epoch`, over every sample."""
-        self.model.eval()
-        meter = Meter(self.device)
+        """Test on the test subset; returns the means over its samples.
+
+        Keys: `vathos.trainer.meter.TEST_METRICS`, which begin with those of `train_epoch`.
+        """
+        self.tested_model.eval()
+        meter = Meter(self.device, TEST_METRICS)
         clock = Clock()
         for number, stored in enumerate(self.test_batches.epoch(0), start=1):
             with torch.no_grad():
-                _, means = self._forward(stored)
+                _, means = self._forward(self.tested_model, stored, TEST_METRICS)
             samples = len(stored["bg"])
             meter.add(means, samples)
             clock.samples += samples
@@ -194,23 +214,20 @@ class BaseTrainer(ABC):
             if due and number < len(self.test_batches):
                 self._tell("test", epoch, meter.read(), clock, number, done=False)
             self._interrupts.check()
-        metrics = meter.read()
+        metrics = meter.gather()
         self._tell("test", epoch, metrics, clock, len(self.test_batches), done=True)
-        if not math.isfinite(metrics["loss"]):
-            raise TrainingError(
-                f"the test loss of epoch {epoch + 1} is not a number; {self._advice()}"
-            )
+        self._health.check_test(metrics["loss"], epoch)
         return metrics
 
     @torch.no_grad()
     def predict(self, rows: Iterable[int]) -> Batch:
         """Samples of the data set with `pred_mask` and `pred_depth` (N, 1, H, W) in [0, 1], on the
         CPU; what `figures.prediction_grid` takes."""
-        self.model.eval()
+        self.tested_model.eval()
         subset = Subset(self._dataset, list(rows))
         stored = next(iter(Batches(subset, len(subset), shuffle=False).epoch(0)))
         batch = self._prepare(self.place(stored))
-        depth_logits, mask_logits = self._logits(batch)
+        depth_logits, mask_logits = self._logits(self.tested_model, batch)
         batch["pred_mask"] = torch.sigmoid(mask_logits)
         batch["pred_depth"] = torch.sigmoid(depth_logits)
         return {key: value.float().cpu() for key, value in batch.items()}
@@ -223,13 +240,11 @@ class BaseTrainer(ABC):
         return {
             "model_name": type(self.model).__name__,
             "model": self.model.state_dict(),
+            "average": None if self.average is None else self.average.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scheduler": None if scheduler is None else scheduler.state_dict(),
-            "epoch": self.state.epoch,
-            "batch": self.state.batch,
-            "step": self.state.step,
-            "best": self.state.best,
-            "metrics": dict(self.state.metrics),
+            **vars(self.state),
+            "monitor": self.monitor.state_dict(),
             "meter": self._meter.state_dict(),
             "rng": get_rng_state(),
         }
@@ -242,8 +257,10 @@ class BaseTrainer(ABC):
             if self.schedule.scheduler is not None:
                 self.schedule.scheduler.load_state_dict(state["scheduler"])
                 scheduler_to(self.schedule.scheduler, self.device)
-            fields = {key: state[key] for key in ("epoch", "batch", "step", "best", "metrics")}
-            self.state = _State(**fields)
+            if self.average is not None:
+                self.average.load_state_dict(state["average"])
+            self.state = _State(**{key: state[key] for key in vars(self.state)})
+            self.monitor.load_state_dict(state["monitor"])
             self._meter.load_state_dict(state["meter"])
             set_rng_state(state["rng"])
         except (KeyError, ValueError, TypeError, AttributeError) as error:
@@ -251,48 +268,67 @@ class BaseTrainer(ABC):
                 f"the training checkpoint does not fit this run ({error}); choose another name"
             ) from error
 
-    def save(self) -> None:
-        """Write `train_checkpoint.pt` and `model_checkpoint.pt`, unless the loss went bad."""
-        self._check_finite(self.state.epoch)
-        folder = self.config.run_folder
-        state = self.state_dict()
-        save_checkpoint(state, folder / TRAIN_CHECKPOINT)
-        kept = ("model_name", "model", "epoch", "step", "metrics")
-        save_checkpoint({key: state[key] for key in kept}, folder / MODEL_CHECKPOINT)
+    def save(self, also: Sequence[str] = ()) -> None:
+        """Write `model_checkpoint.pt` and `train_checkpoint.pt`, each under the endings in `also`
+        too; raises `TrainingError` instead if losses or weights went bad."""
+        self._health.check_weights(self.model, self.state.step)
+        if self._log is not None:
+            self._log.flush()
+        model = {
+            **self._about_model,
+            "model": self.tested_model.state_dict(),
+            **{key: getattr(self.state, key) for key in ("epoch", "step", "metrics")},
+        }
+        save_pair(self.config.run_folder, model, self.state_dict(), also)
 
     # -- one step -------------------------------------------------------------------------------
 
-    def _train_step(self, stored: Batch) -> None:
+    def _train_step(self, epoch: int, group: Sequence[Batch]) -> None:
+        """One optimiser step on the mean gradient of the batches in `group`."""
         with self._interrupts.step():
-            loss, means = self._forward(stored)
-            self.update(loss)
-            self._meter.add(means, len(stored["bg"]))
-            bad = (self._first_bad < 0) & ~torch.isfinite(loss.detach())
-            self._first_bad = torch.where(bad, self.state.step, self._first_bad)
+            for stored in group:
+                loss, means = self._forward(self.model, stored, METRICS, self.augmentation)
+                self.backward(loss / len(group))
+                self._health.add(loss, epoch * len(self.train_batches) + self.state.batch)
+                self._meter.add(means, len(stored["bg"]))
+                self.state.batch += 1
+            self._gradient_norm = self.update()
+            if self.average is not None:
+                self.average.update(self.model)
             self.state.step += 1
-            self.state.batch += 1
             self._lr_used = self.schedule.lr
             self.schedule.after_step(self.state.step)
 
-    def _forward(self, stored: Batch) -> tuple[Tensor, Tensor]:
-        """(total loss, means in the order of METRICS) of a batch as the data set stores it."""
+    def _forward(
+        self,
+        model: nn.Module,
+        stored: Batch,
+        names: Sequence[str],
+        augmentation: nn.Module | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """(total loss, means in the order of `names`) of a batch as the data set stores it."""
         batch = self._prepare(self.place(stored))
-        depth_logits, mask_logits = self._logits(batch)
+        if augmentation is not None:
+            batch = augmentation(batch)
+        depth_logits, mask_logits = self._logits(model, batch)
         mask, depth = batch["fg_bg_mask"], batch["depth_fg_bg"]
         seg_loss = self.seg_loss(mask_logits, mask)
         depth_loss = self.depth_loss(depth_logits, depth)
         weights = self.config.loss_weights
         loss = weights.seg * seg_loss + weights.depth * depth_loss
-        means = batch_metrics(
-            (loss, seg_loss, depth_loss), (mask_logits, depth_logits), (mask, depth)
-        )
-        return loss, means
+        losses, logits = (loss, seg_loss, depth_loss), (mask_logits, depth_logits)
+        return loss, batch_metrics(losses, logits, (mask, depth), names)
 
-    def _logits(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        with self.autocast():
-            depth_logits, mask_logits = self.model(torch.cat((batch["bg"], batch["fg_bg"]), dim=1))
+    def _logits(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
+        pictures = torch.cat((batch["bg"], batch["fg_bg"]), dim=1)
+        try:
+            with self.autocast():
+                depth_logits, mask_logits = model(pictures)
+        except ValueError as error:
+            raise small_batch_error(error, pictures) from error
         # Losses are taken in float32: a mean over a batch of pixels has no room in bfloat16.
-        return depth_logits.float(), mask_logits.float()
+        kind = torch.promote_types(mask_logits.dtype, torch.float32)
+        return depth_logits.to(kind), mask_logits.to(kind)
 
     # -- one epoch ------------------------------------------------------------------------------
 
@@ -303,39 +339,25 @@ class BaseTrainer(ABC):
         lr = self.schedule.lr
         with self._interrupts.step():
             self.schedule.after_epoch(test["loss"])
-            best = self._is_best(test[self.config.training.monitor])
+            also = ["best"] if self.monitor.update(test[self.monitor.name]) else []
+            keep_every = self.config.training.keep_every
+            if keep_every and (epoch + 1) % keep_every == 0:
+                also.append(f"epoch{epoch + 1:04d}")
             self.state.metrics = test
             self.state.epoch, self.state.batch = epoch + 1, 0
             self._meter = Meter(self.device)
             seconds = round(time.perf_counter() - started, 3)
             row = {"epoch": epoch, "step": self.state.step, "lr": lr, "seconds": seconds}
             self._record.epoch(row, train, test)
-            self._record.images(self.predict(self._image_rows()), epoch)
-            self.save()
-            if best:
-                for name in (TRAIN_CHECKPOINT, MODEL_CHECKPOINT):
-                    path = self.config.run_folder / name
-                    twin(path, best_twin(path))
-
-    def _is_best(self, value: float) -> bool:
-        best = self.state.best
-        higher = self.config.training.monitor in HIGHER_IS_BETTER
-        better = best is None or (value > best if higher else value < best)
-        if better:
-            self.state.best = value
-        return better
-
-    def _image_rows(self) -> list[int]:
-        """The same test samples each time, spread over the test set."""
-        rows = self.test_batches.order.rows
-        at = np.linspace(0, len(rows) - 1, min(IMAGE_SAMPLES, len(rows))).astype(int)
-        return [int(row) for row in rows[at]]
+            self._record.images(self.predict(shown_rows(self.test_batches)), epoch)
+            self.save(also)
 
     # -- telling --------------------------------------------------------------------------------
 
     def _report_step(self, epoch: int, clock: Clock) -> None:
-        self._check_finite(epoch)
-        self._record.batch(self.state.step, self._meter.last(), self._lr_used)
+        self._health.check()
+        norm = None if self._gradient_norm is None else float(self._gradient_norm)
+        self._record.step(self.state.step, self._meter.last(), self._lr_used, norm)
         metrics = self._meter.read()
         self._tell("train", epoch, metrics, clock, self.state.batch, done=False)
 
@@ -354,40 +376,14 @@ class BaseTrainer(ABC):
         place = (phase, epoch, self.epochs, *at)
         self.on_progress(Progress(*place, metrics, self.schedule.lr, clock.rate(), done))
 
-    def _check_finite(self, epoch: int) -> None:
-        """Raise if any loss so far was not a number; waits for the device."""
-        step = int(self._first_bad)
-        if step < 0:
-            return
-        batch = step - epoch * len(self.train_batches)
-        rows = self.train_batches.order.batch(epoch, max(batch, 0))
-        name = getattr(self._dataset, "sample_name", str)
-        raise TrainingError(
-            f"the loss is not a number in epoch {epoch + 1}, batch {batch + 1}, which begins with "
-            f"{name(int(rows[0]))}; {self._advice()}"
-        )
-
-    def _advice(self) -> str:
-        checkpoint = self.config.run_folder / TRAIN_CHECKPOINT
-        kept = f"{checkpoint} is good; " if checkpoint.exists() else ""
-        return f"{kept}lower the learning rate, or look at that batch"
-
     def open_log(self) -> None:
         """Open the record, where the run stands now; it is closed when training ends.
 
-        Raises `ConfigError` if its folder cannot be written.
+        Raises `ConfigError` if its folder cannot be written, or for a tracker not installed.
         """
-        if self._log is not None:
-            return
-        folders = self.config.run_folder, self.config.log_folder
-        try:
-            self._log = RunLog(*folders, self.state.epoch, self.state.step)
-        except OSError as error:
-            key = "chkpt_dir" if self.config.log_dir is None else "log_dir"
-            raise ConfigError(
-                f"{key}: the training record cannot be written in {folders[1]} "
-                f"({error.strerror or error}); name another place"
-            ) from error
+        if self._log is None:
+            self._log = RunLog(self.config, self.state.epoch, self.state.step)
+            self._log.graph(self.model, picture_size(self._dataset))
 
     @property
     def _record(self) -> RunLog:
@@ -399,18 +395,3 @@ class BaseTrainer(ABC):
         if self._log is not None:
             self._log.close()
             self._log = None
-
-    def _make_batches(self, train: Subset[Any], test: Subset[Any]) -> tuple[Batches, Batches]:
-        args = self.config.dataset.loader_args
-        seed = self.config.seed
-        limit = self.config.training.test_samples
-        if limit is not None:
-            rows = thin(np.asarray(test.indices, dtype=np.int64), limit, seed)
-            test = Subset(test.dataset, rows.tolist())
-        make = partial(Batches, workers=args.num_workers, pin_memory=args.pin_memory)
-        # Full batches only: a last batch of a few samples would spoil BatchNorm's statistics, and
-        # the next epoch's order is another. Testing leaves nothing out.
-        return (
-            make(train, args.batch_size, seed=seed, shuffle=args.shuffle, drop_last=True),
-            make(test, args.batch_size, shuffle=False),
-        )

@@ -19,7 +19,7 @@ import torch
 from vathos.errors import CheckpointError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
     from typing import IO
 
@@ -28,13 +28,14 @@ if TYPE_CHECKING:
 __all__ = [
     "MODEL_CHECKPOINT",
     "TRAIN_CHECKPOINT",
-    "best_twin",
+    "all_checkpoints",
     "get_rng_state",
     "load_checkpoint",
     "load_model_state",
     "save_checkpoint",
+    "save_pair",
     "set_rng_state",
-    "twin",
+    "variant",
     "write_atomic",
 ]
 
@@ -42,9 +43,19 @@ TRAIN_CHECKPOINT = "train_checkpoint.pt"
 MODEL_CHECKPOINT = "model_checkpoint.pt"
 
 
-def best_twin(path: Path) -> Path:
-    """`model_checkpoint.pt` -> `model_checkpoint_best.pt`."""
-    return path.with_name(f"{path.stem}_best{path.suffix}")
+def variant(path: Path, ending: str) -> Path:
+    """`model_checkpoint.pt`, "best" -> `model_checkpoint_best.pt`."""
+    return path.with_name(f"{path.stem}_{ending}{path.suffix}")
+
+
+def all_checkpoints(folder: Path) -> list[Path]:
+    """The pair in a run folder, its best twins and those that are kept for good."""
+    patterns = (
+        pattern
+        for name in (TRAIN_CHECKPOINT, MODEL_CHECKPOINT)
+        for pattern in (name, variant(folder / name, "*").name)
+    )
+    return [path for pattern in patterns for path in sorted(folder.glob(pattern))]
 
 
 def write_atomic(path: Path, write: Callable[[IO[bytes]], object]) -> None:
@@ -75,7 +86,22 @@ def save_checkpoint(state: dict[str, Any], path: Path) -> None:
     write_atomic(path, lambda file: torch.save(state, file))
 
 
-def twin(path: Path, other: Path) -> None:
+def save_pair(
+    folder: Path, model: dict[str, Any], training: dict[str, Any], also: Sequence[str] = ()
+) -> None:
+    """Write `model_checkpoint.pt`, then `train_checkpoint.pt`, and both as each variant in `also`.
+
+    The training checkpoint comes last, for a run goes on from there: a kill before that instant is
+    made good by repeating all of this, and after it there is nothing left to do.
+    """
+    for name, state in ((MODEL_CHECKPOINT, model), (TRAIN_CHECKPOINT, training)):
+        first, *others = [*(variant(folder / name, ending) for ending in also), folder / name]
+        save_checkpoint(state, first)
+        for other in others:
+            _twin(first, other)
+
+
+def _twin(path: Path, other: Path) -> None:
     """Make `other` the same file as `path` now is.
 
     A link costs nothing, and is as good as a copy because checkpoints are replaced, never changed.

@@ -22,9 +22,10 @@ __all__ = ["GPUTrainer"]
 
 
 class GPUTrainer(BaseTrainer):
-    """Trains on the configured device, in bfloat16 where asked for or where `auto` finds it native.
+    """Trains on the configured device, in the configured precision.
 
-    Arguments as for `BaseTrainer`.
+    `precision: auto` is bfloat16 where the hardware has it. In float16, gradients are scaled up so
+    as not to vanish, and a step in which they overflow is left out. Arguments as for `BaseTrainer`.
 
     >>> trainer = GPUTrainer(model, loss_fns, optimizer, config, train_subset, test_subset)
     >>> metrics = trainer.start_train()
@@ -33,6 +34,7 @@ class GPUTrainer(BaseTrainer):
     def setup(self) -> torch.device:
         device, self.device_ids = setup_device(self.model, self.config.device)
         self.precision = choose_precision(self.config.precision, device)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=self.precision is torch.float16)
         if self.config.training.channels_last and device.type != "mps":
             self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         return device
@@ -45,7 +47,20 @@ class GPUTrainer(BaseTrainer):
             return nullcontext()
         return torch.autocast(self.device.type, dtype=self.precision)
 
-    def update(self, loss: Tensor) -> None:
+    def backward(self, loss: Tensor) -> None:
+        self.scaler.scale(loss).backward()
+
+    def update(self) -> Tensor | None:
+        self.scaler.unscale_(self.optimizer)
+        norm = self.clip()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        self.optimizer.step()
+        return norm
+
+    def state_dict(self) -> dict[str, Any]:
+        return {**super().state_dict(), "scaler": self.scaler.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        super().load_state_dict(state)
+        self.scaler.load_state_dict(state["scaler"])

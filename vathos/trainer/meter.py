@@ -1,23 +1,44 @@
 """Means of losses and metrics over an epoch, gathered on the device.
 
 The one rule: a step adds to a sum and reads nothing back. The device is asked at the log interval
-only, and each batch weighs as many samples as it has, so an uneven last batch counts exactly.
+only, and each batch weighs as many samples as it has, so an uneven last batch counts exactly, and
+so do the uneven shares of several processes.
 """
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import distributed
 
-from vathos.model.loss.metrics import iou_per_sample, rmse_per_sample, soft_dice_half_per_sample
+from vathos.model.loss import metrics
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
     from torch import Tensor
 
-__all__ = ["METRICS", "Meter", "batch_metrics"]
+__all__ = ["METRICS", "TEST_METRICS", "Meter", "batch_metrics"]
 
-METRICS = ("loss", "seg_loss", "depth_loss", "miou", "mrmse", "soft_dice_half")
+LOSSES = ("loss", "seg_loss", "depth_loss")
+# What each figure is of ("mask" or "depth"), and the function (logits, labels) -> (N,).
+FIGURES: dict[str, tuple[str, Callable[[Tensor, Tensor], Tensor]]] = {
+    "miou": ("mask", metrics.iou_per_sample),
+    "mrmse": ("depth", metrics.rmse_per_sample),
+    "soft_dice_half": ("mask", metrics.soft_dice_half_per_sample),
+    "dice": ("mask", metrics.dice_per_sample),
+    "abs_rel": ("depth", metrics.abs_rel_per_sample),
+    "log10": ("depth", metrics.log10_per_sample),
+    "delta1": ("depth", partial(metrics.delta_per_sample, k=1)),
+    "delta2": ("depth", partial(metrics.delta_per_sample, k=2)),
+    "delta3": ("depth", partial(metrics.delta_per_sample, k=3)),
+    "ssim": ("depth", metrics.ssim_per_sample),
+}
+# Training counts what is watched at each step, testing everything.
+METRICS = (*LOSSES, "miou", "mrmse", "soft_dice_half")
+TEST_METRICS = (*LOSSES, *FIGURES)
 
 
 @torch.no_grad()
@@ -25,31 +46,30 @@ def batch_metrics(
     losses: tuple[Tensor, Tensor, Tensor],
     logits: tuple[Tensor, Tensor],
     truth: tuple[Tensor, Tensor],
+    names: Sequence[str] = METRICS,
 ) -> Tensor:
-    """The means of a batch, in the order of `METRICS`, as one tensor on the device.
+    """The means of a batch, in the order of `names`, as one tensor on the device.
 
     `losses` are total, seg and depth; `logits` and `truth` are mask and depth, (N, 1, H, W).
     """
-    (mask_logits, depth_logits), (mask, depth) = logits, truth
-    return torch.stack(
-        [
-            *(loss.detach().float() for loss in losses),
-            iou_per_sample(mask_logits, mask).mean(),
-            rmse_per_sample(depth_logits, depth).mean(),
-            soft_dice_half_per_sample(mask_logits, mask).mean(),
-        ]
-    )
+    pairs = dict(zip(("mask", "depth"), zip(logits, truth, strict=True), strict=True))
+    means = {name: loss.detach().float() for name, loss in zip(LOSSES, losses, strict=True)}
+    for name in names[len(LOSSES) :]:
+        kind, per_sample = FIGURES[name]
+        means[name] = per_sample(*pairs[kind]).mean()
+    return torch.stack([means[name] for name in names])
 
 
 class Meter:
     """Sums on the device since the last `read`, totals on the host since the beginning."""
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, names: Sequence[str] = METRICS) -> None:
+        self.names = tuple(names)
         # MPS has no float64; elsewhere float64 makes the order of adding irrelevant in practice.
         kind = torch.float32 if device.type == "mps" else torch.float64
-        self._sums = torch.zeros(len(METRICS), dtype=kind, device=device)
-        self._last = torch.zeros(len(METRICS), device=device)
-        self._totals = [0.0] * len(METRICS)
+        self._sums = torch.zeros(len(names), dtype=kind, device=device)
+        self._last = torch.zeros(len(names), device=device)
+        self._totals = [0.0] * len(names)
         self.samples = 0
 
     def add(self, means: Tensor, samples: int) -> None:
@@ -59,16 +79,28 @@ class Meter:
         self.samples += samples
 
     def read(self) -> dict[str, float]:
-        """Means over all samples so far; waits for the device."""
-        sums = self._sums.tolist()
-        self._sums.zero_()
-        self._totals = [total + part for total, part in zip(self._totals, sums, strict=True)]
+        """Means over all samples of this process so far; waits for the device."""
+        self._settle()
         samples = max(self.samples, 1)
-        return {key: total / samples for key, total in zip(METRICS, self._totals, strict=True)}
+        return {key: total / samples for key, total in zip(self.names, self._totals, strict=True)}
+
+    def gather(self) -> dict[str, float]:
+        """Means over all samples of all processes so far; every process calls it, and waits.
+
+        With one process the same as `read`.
+        """
+        if not (distributed.is_available() and distributed.is_initialized()):
+            return self.read()
+        self._settle()
+        sums = torch.tensor([*self._totals, self.samples], dtype=self._sums.dtype)
+        sums = sums.to(self._sums.device)
+        distributed.all_reduce(sums)
+        *totals, samples = sums.tolist()
+        return {key: t / max(samples, 1) for key, t in zip(self.names, totals, strict=True)}
 
     def last(self) -> dict[str, float]:
         """The means of the last batch; waits for the device."""
-        return dict(zip(METRICS, self._last.tolist(), strict=True))
+        return dict(zip(self.names, self._last.tolist(), strict=True))
 
     def state_dict(self) -> dict[str, Any]:
         """What an interrupted epoch has gathered. Sums and totals stay apart: adding them here
@@ -80,3 +112,8 @@ class Meter:
         self._sums.copy_(state["sums"])
         self._totals = list(state["totals"])
         self.samples = state["samples"]
+
+    def _settle(self) -> None:
+        sums = self._sums.tolist()
+        self._sums.zero_()
+        self._totals = [total + part for total, part in zip(self._totals, sums, strict=True)]

@@ -11,15 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 from torch.optim import lr_scheduler
 
-from vathos.errors import ConfigError
-from vathos.utils.instances import get_instance_v2
+from vathos.utils.instances import InstanceError, get_instance_v2, written_in
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer
 
-    from vathos.utils.schema import Config, TrainingConfig
+    from vathos.utils.schema import Config, SchedulerConfig, TrainingConfig
 
-__all__ = ["Schedule", "run_length"]
+__all__ = ["Schedule", "batches_in_epoch", "run_length"]
 
 STEPWISE = ("OneCycleLR", "CyclicLR")
 LENGTH_ARGUMENT = {
@@ -27,10 +26,18 @@ LENGTH_ARGUMENT = {
     "CosineAnnealingLR": "T_max",
     "PolynomialLR": "total_iters",
 }
+# Arguments that set the learning rate of every group, whatever the optimiser was given.
+RATE_ARGUMENTS = {"OneCycleLR": ("max_lr",), "CyclicLR": ("base_lr", "max_lr")}
+COMPOUND = ("SequentialLR", "ChainedScheduler")
+NEEDS_CODE = ("LambdaLR", "MultiplicativeLR", "LRScheduler")
 
 
-def run_length(training: TrainingConfig, steps_per_epoch: int) -> tuple[int, int]:
-    """(epochs, optimiser steps): `epochs` decides and `steps` cuts, or `steps` alone decides."""
+def run_length(training: TrainingConfig, batches_per_epoch: int) -> tuple[int, int]:
+    """(epochs, optimiser steps): `epochs` decides and `steps` cuts, or `steps` alone decides.
+
+    What is left of an epoch after its last full `accumulate` batches is a step too.
+    """
+    steps_per_epoch = math.ceil(batches_per_epoch / training.accumulate)
     if training.epochs is None:
         steps = training.steps or 1
         return math.ceil(steps / steps_per_epoch), steps
@@ -40,10 +47,19 @@ def run_length(training: TrainingConfig, steps_per_epoch: int) -> tuple[int, int
     return training.epochs, steps
 
 
+def batches_in_epoch(training: TrainingConfig, epoch: int, steps: int, batches: int) -> int:
+    """How many of its `batches` this epoch trains on: fewer if the run's `steps` end in it."""
+    steps_before = epoch * math.ceil(batches / training.accumulate)
+    return min(batches, (steps - steps_before) * training.accumulate)
+
+
 class Schedule:
     """A `torch.optim.lr_scheduler`, or none, stepped when the configuration says.
 
-    Raises `ConfigError` for an unknown scheduler or argument, or one too short for the run.
+    SequentialLR and ChainedScheduler take `schedulers`, a list of {type, args}, in their arguments.
+    OneCycleLR and CyclicLR set one learning rate for all; here each group of parameters keeps its
+    ratio to the first one's. Raises `ConfigError` for an unknown scheduler or argument, for one
+    that only a program can build, or one too short for the run.
     """
 
     def __init__(self, config: Config, optimizer: Optimizer, epochs: int, steps: int) -> None:
@@ -53,25 +69,24 @@ class Schedule:
         section = config.lr_scheduler
         if section is None:
             return
-        self._stepwise = (section.interval or self._default(section.type)) == "step"
-        args = dict(section.args)
+        self._stepwise = (section.interval or _default_interval(section)) == "step"
         length = steps if self._stepwise else epochs
-        argument = LENGTH_ARGUMENT.get(section.type)
-        if argument and not (argument in args or "steps_per_epoch" in args):
-            args[argument] = length
-        self.scheduler = get_instance_v2(lr_scheduler, section.type, optimizer, **args)
-        self._check_one_cycle(length)
-
-    @staticmethod
-    def _default(name: str) -> str:
-        return "step" if name in STEPWISE else "epoch"
+        with written_in(config.places, "lr_scheduler"):
+            self.scheduler = _build(section.type, section.args, optimizer, length)
+            if section.type == "ReduceLROnPlateau" and self._stepwise:
+                raise InstanceError(
+                    "ReduceLROnPlateau watches the test loss, once an epoch; leave interval out",
+                    "interval",
+                )
+            self._check_one_cycle(length)
 
     def _check_one_cycle(self, length: int) -> None:
         given = getattr(self.scheduler, "total_steps", None)
         if isinstance(given, int) and given < length:
-            raise ConfigError(
-                f"lr_scheduler.args ends OneCycleLR after {given} steps, but the run has {length}; "
-                f"leave the length out and it is filled in"
+            raise InstanceError(
+                f"args ends OneCycleLR after {given} steps, but the run has {length}; "
+                f"leave the length out and it is filled in",
+                "args",
             )
 
     @property
@@ -93,3 +108,38 @@ class Schedule:
             self.scheduler.step(test_loss)
         else:
             self.scheduler.step()
+
+
+def _default_interval(section: SchedulerConfig) -> str:
+    parts = section.args.get("schedulers", []) if section.type in COMPOUND else []
+    names = [section.type, *(part.get("type") for part in parts if isinstance(part, dict))]
+    return "step" if any(name in STEPWISE for name in names) else "epoch"
+
+
+def _build(name: str, args: dict[str, Any], optimizer: Optimizer, length: int | None) -> Any:
+    """The scheduler `name`; a `length` is filled in where it wants one and has none."""
+    if name in NEEDS_CODE:
+        raise InstanceError(f"{name} needs a function, which no file can hold", "type")
+    args = dict(args)
+    if name in COMPOUND:
+        args["schedulers"] = [_build_part(part, optimizer) for part in args.get("schedulers", [])]
+        if name == "ChainedScheduler":
+            return get_instance_v2(lr_scheduler, name, args.pop("schedulers"), **args)
+    argument = LENGTH_ARGUMENT.get(name)
+    if argument and length and not (argument in args or "steps_per_epoch" in args):
+        args[argument] = length
+    rates = [group["lr"] for group in optimizer.param_groups]
+    for key in RATE_ARGUMENTS.get(name, ()):
+        if isinstance(args.get(key), (int, float)) and len(set(rates)) > 1:
+            args[key] = [args[key] * rate / rates[0] for rate in rates]
+    return get_instance_v2(lr_scheduler, name, optimizer, **args)
+
+
+def _build_part(part: Any, optimizer: Optimizer) -> Any:
+    if not isinstance(part, dict) or set(part) - {"type", "args"} or "type" not in part:
+        raise InstanceError(
+            f"schedulers holds {part!r}, but must hold {{type: NAME, args: {{...}}}}",
+            "args.schedulers",
+        )
+    # How long a part lasts is for the milestones to say, so no length is filled in.
+    return _build(part["type"], part.get("args") or {}, optimizer, None)

@@ -18,7 +18,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from vathos.errors import ConfigError, UsageError
-from vathos.utils.schema import Config, NamedConfig, Places, archive_suffix
+from vathos.utils.schema import COMMAND_LINE, Config, NamedConfig, Places, archive_suffix
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -34,7 +34,6 @@ __all__ = [
     "read_config",
 ]
 
-COMMAND_LINE = "the command line"
 PATH_KEYS = ("log_dir", "chkpt_dir", "model_init", "dataset.root", "dataset.zip_dir")
 
 

@@ -33,9 +33,12 @@ def setup_device(
 
 
 def choose_device(target: int | str) -> torch.device:
-    """The torch device for auto, GPU, CPU or the index of a GPU. TPU is a `ConfigError` so far."""
+    """The torch device for auto, GPU, CPU or the index of a GPU.
+
+    Raises `ConfigError` for TPU, which `TPUTrainer` sets up.
+    """
     if target == "TPU":
-        raise ConfigError("device: TPU cannot train in this version; use GPU, CPU or auto")
+        raise ConfigError("device: TPU is not a device of this function; use GPU, CPU or auto")
     if target == "CPU":
         return torch.device("cpu")
     index = target if isinstance(target, int) else 0
@@ -49,12 +52,19 @@ def choose_device(target: int | str) -> torch.device:
 
 
 def choose_precision(precision: str, device: torch.device) -> torch.dtype | None:
-    """The autocast type for auto, float32 or bf16 on this device; None computes in float32.
+    """The autocast type for auto, float32, bf16 or fp16 on this device; None computes in float32.
 
     `auto` is bf16 where the hardware multiplies it natively: emulated, it is slower than float32.
+    fp16 needs a CUDA GPU, for only there are gradients scaled so as not to vanish in it.
     """
     if precision == "float32":
         return None
+    if precision == "fp16":
+        if device.type == "cuda":
+            return torch.float16
+        precision = "auto"
+        instead = "bf16" if _has_bf16(device) else "float32"
+        log.warning("precision: fp16 needs a CUDA GPU; this %s takes %s", device.type, instead)
     native = _has_bf16(device)
     if precision == "bf16" and not native:
         log.warning("precision: bf16 has no hardware on this %s and may be slow", device.type)

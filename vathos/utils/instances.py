@@ -8,17 +8,48 @@ from __future__ import annotations
 
 import difflib
 import inspect
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from vathos.errors import ConfigError
+from vathos.errors import ConfigError, UsageError
+from vathos.utils.schema import COMMAND_LINE
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
     from types import ModuleType
 
-    from torch import nn
+    from vathos.utils.schema import Places
 
-__all__ = ["find_constructor", "get_instance", "get_instance_v2", "setup_param_groups"]
+__all__ = [
+    "InstanceError",
+    "check_arguments",
+    "find_constructor",
+    "get_instance",
+    "get_instance_v2",
+    "written_in",
+]
+
+
+class InstanceError(ConfigError):
+    """A section that cannot be built; `key` is the part at fault: "type", "args" or "args.NAME"."""
+
+    def __init__(self, message: str, key: str) -> None:
+        super().__init__(message)
+        self.key = key
+
+
+@contextmanager
+def written_in(places: Places, section: str) -> Iterator[None]:
+    """Begin a `ConfigError` about the section with the file and line of the key at fault, or with
+    the command line."""
+    try:
+        yield
+    except ConfigError as error:
+        key = error.key if isinstance(error, InstanceError) else "args"
+        place = places.find(f"{section}.{key}")
+        kind = UsageError if place == COMMAND_LINE else ConfigError
+        detail = f"{section}: {str(error).removeprefix(f'{section}: ')}"
+        raise kind(f"{place}: {detail}" if place else detail) from error
 
 
 def get_instance(module: ModuleType, name: str, config: dict[str, Any], *args: Any) -> Any:
@@ -38,53 +69,39 @@ def get_instance(module: ModuleType, name: str, config: dict[str, Any], *args: A
 def get_instance_v2(module: ModuleType, ctor_name: str, *args: Any, **kwargs: Any) -> Any:
     """`module.ctor_name(*args, **kwargs)`. Raises `ConfigError` for an unknown name or argument."""
     constructor = find_constructor(module, ctor_name)
-    _check_arguments(constructor, ctor_name, args, kwargs)
+    check_arguments(constructor, ctor_name, kwargs, len(args))
     try:
         return constructor(*args, **kwargs)
     except (TypeError, ValueError) as error:
-        raise ConfigError(f"{ctor_name} cannot be built with {kwargs}: {error}") from error
+        raise InstanceError(
+            f"{ctor_name} cannot be built with {kwargs}: {error}", "args"
+        ) from error
 
 
-def find_constructor(module: ModuleType, ctor_name: str) -> Callable[..., Any]:
+def find_constructor(module: ModuleType, ctor_name: str) -> type[Any]:
     """The class `ctor_name` of `module`. Raises `ConfigError` with the nearest name."""
     found = getattr(module, ctor_name, None)
     if isinstance(found, type):
         return found
     known = [name for name, value in vars(module).items() if isinstance(value, type)]
     hint = _nearest(ctor_name, (name for name in known if not name.startswith("_")))
-    raise ConfigError(f"{module.__name__} has no {ctor_name}; {hint}")
+    raise InstanceError(f"{module.__name__} has no {ctor_name}; {hint}", "type")
 
 
-def setup_param_groups(model: nn.Module, config: dict[str, Any]) -> list[dict[str, Any]]:
-    """Parameter groups for the optimiser: weights, and those that must not decay.
-
-    Scales and shifts of BatchNorm (one-dimensional) get no weight decay: shrinking them changes the
-    function, not its complexity. `config` is the configuration of the experiment; only an optimiser
-    that is given `weight_decay`, or has one by default, sees a difference.
-    """
-    weights = [p for p in model.parameters() if p.requires_grad and p.ndim > 1]
-    vectors = [p for p in model.parameters() if p.requires_grad and p.ndim <= 1]
-    import torch
-
-    name = (config.get("optimizer") or {}).get("type", "AdamW")
-    decays = "weight_decay" in inspect.signature(find_constructor(torch.optim, name)).parameters
-    groups: list[dict[str, Any]] = [{"params": weights}] if weights else []
-    if vectors:
-        groups.append({"params": vectors, **({"weight_decay": 0.0} if decays else {})})
-    return groups
-
-
-def _check_arguments(
-    constructor: Callable[..., Any], ctor_name: str, args: tuple[Any, ...], kwargs: dict[str, Any]
+def check_arguments(
+    constructor: Callable[..., Any], ctor_name: str, names: Iterable[str], by_position: int = 0
 ) -> None:
+    """Raise `ConfigError` for a name that is no keyword argument of `constructor`, whose first
+    `by_position` arguments are given already."""
     parameters = inspect.signature(constructor).parameters
     if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
         return
     # What is passed by position is ours to give, so a configuration may not name it.
-    free = list(parameters)[len(args) :]
-    for key in kwargs:
-        if key not in free:
-            raise ConfigError(f"{ctor_name} takes no argument {key}; {_nearest(key, free)}")
+    free = list(parameters)[by_position:]
+    for name in names:
+        if name not in free:
+            hint = _nearest(name, free)
+            raise InstanceError(f"{ctor_name} takes no argument {name}; {hint}", f"args.{name}")
 
 
 def _nearest(name: str, known: Iterable[str]) -> str:

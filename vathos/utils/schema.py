@@ -22,6 +22,7 @@ from pydantic import (
 )
 
 __all__ = [
+    "COMMAND_LINE",
     "Config",
     "NamedConfig",
     "OptimizerConfig",
@@ -31,6 +32,7 @@ __all__ = [
     "archive_suffix",
 ]
 
+COMMAND_LINE = "the command line"
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
