@@ -1,7 +1,7 @@
 """What can be had without a network: the figures that a trained one must beat.
 
-The one rule: a baseline is fitted on training backgrounds and scored on test samples, exactly as
-the network is, with the same definitions of IoU and RMSE.
+The one rule: a baseline is fitted on training samples, and then guesses as the network does, from a
+batch to logits, so that both are scored by the same code.
 """
 
 from __future__ import annotations
@@ -10,95 +10,159 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-
-from vathos.data_loader.dense_depth import MASK_THRESHOLD, normalise
-from vathos.data_loader.split import thin
+import torch
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterable
 
     from numpy.typing import NDArray
+    from torch import Tensor
 
-__all__ = ["FIXED_THRESHOLD", "Baselines", "difference", "measure_baselines"]
+    from vathos.data_loader.dense_depth import Batch
+
+    Guesser = Callable[[Batch], "Guess"]
+
+__all__ = [
+    "FIT_SAMPLES",
+    "FIXED_THRESHOLD",
+    "Baselines",
+    "Guess",
+    "difference",
+    "difference_guesser",
+    "fit_baselines",
+    "fit_threshold",
+]
 
 FIXED_THRESHOLD = 12
-CHUNK = 64
+FIT_SAMPLES = 512
+LEVELS = 255
+CERTAIN_LOGIT = 100.0  # its sigmoid is 1 in float32
+NEAREST_TO_CERTAIN = 1e-6
+
+
+@dataclass(frozen=True)
+class Guess:
+    """What is guessed of a batch: logits (N, 1, H, W) float32, None where nothing is guessed."""
+
+    mask: Tensor | None = None
+    depth: Tensor | None = None
 
 
 @dataclass(frozen=True)
 class Baselines:
-    """Scores on the test samples.
+    """Fitted on training samples.
 
-    `difference_iou`: mask where |fg_bg - bg| exceeds `threshold` / 255 in any channel, the
-    threshold that is best on the training samples; `difference_iou_at_12`: the same with 12 / 255.
-    `depth_rmse`: predicting `depth`, the mean label of the training samples, everywhere.
+    threshold: mask where |fg_bg - bg| exceeds it in any channel, of 255. mean_mask: how often each
+    pixel is white, (H, W) float64 in [0, 1]; mask_threshold: mask where it exceeds this.
+    mean_depth: the mean label of each pixel, (H, W) float64; depth: its mean.
     """
 
     threshold: int
-    difference_iou: float
-    difference_iou_at_12: float
+    mean_mask: NDArray[np.float64]
+    mask_threshold: float
+    mean_depth: NDArray[np.float64]
     depth: float
-    depth_rmse: float
-    samples: int
+
+    def seeing(self) -> dict[str, Guesser]:
+        """By name, those that look at the pictures."""
+        return {
+            f"difference > {self.threshold} (best)": difference_guesser(self.threshold),
+            f"difference > {FIXED_THRESHOLD}": difference_guesser(FIXED_THRESHOLD),
+        }
+
+    def blind(self) -> dict[str, Guesser]:
+        """By name, those that guess the same whatever the pictures show."""
+        mask = _certain(torch.from_numpy(self.mean_mask > self.mask_threshold))
+        mean_depth = _logits(torch.from_numpy(self.mean_depth))
+        constant = _logits(torch.full(self.mean_depth.shape, self.depth, dtype=torch.float64))
+        return {
+            f"mean mask > {self.mask_threshold:.2f} (best)": lambda batch: Guess(
+                mask=_repeat(mask, batch)
+            ),
+            "mean depth of each pixel": lambda batch: Guess(depth=_repeat(mean_depth, batch)),
+            f"depth {self.depth:.3f} everywhere": lambda batch: Guess(
+                depth=_repeat(constant, batch)
+            ),
+        }
 
 
-def difference(bg: NDArray[np.uint8], fg_bg: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Largest difference over the channels: (..., 3, H, W) uint8 -> (..., H, W) uint8."""
-    larger, smaller = np.maximum(bg, fg_bg), np.minimum(bg, fg_bg)
-    return (larger - smaller).max(axis=-3)
-
-
-def measure_baselines(
-    dataset: Any,
-    train_rows: NDArray[np.int64],
-    test_rows: NDArray[np.int64],
-    max_samples: int | None = 512,
-    seed: int = 0,
-) -> Baselines:
-    """Fit on `train_rows`, score on `test_rows`; at most `max_samples` of either, drawn by `seed`.
-
-    With `training.test_samples` equal to `max_samples` and the same seed, these are the very
-    samples that the trainer tests.
-    """
-    if max_samples is not None:
-        train_rows = thin(train_rows, max_samples, seed)
-        test_rows = thin(test_rows, max_samples, seed)
-    fitted = list(_score(dataset, train_rows))
-    threshold = int(np.concatenate([ious for ious, _, _ in fitted]).mean(axis=0).argmax())
-    depth = float(np.concatenate([means for _, means, _ in fitted]).mean())
-    tested = list(_score(dataset, test_rows, depth))
-    ious = np.concatenate([ious for ious, _, _ in tested]).mean(axis=0)
-    rmse = np.concatenate([errors for _, _, errors in tested]).mean()
-    return Baselines(
-        threshold=threshold,
-        difference_iou=float(ious[threshold]),
-        difference_iou_at_12=float(ious[FIXED_THRESHOLD]),
-        depth=depth,
-        depth_rmse=float(rmse),
-        samples=len(test_rows),
+def difference_guesser(threshold: int) -> Guesser:
+    """The mask is where `difference` exceeds `threshold`."""
+    return lambda batch: Guess(
+        mask=_certain(difference(batch["bg"], batch["fg_bg"]) > threshold)[:, None]
     )
 
 
-def _score(
-    dataset: Any, rows: NDArray[np.int64], depth: float = 0.0
-) -> Iterator[tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]]:
-    """Chunks of (IoU (n, 256) at each threshold, mean label (n,), RMSE (n,) of `depth`)."""
-    for start in range(0, len(rows), CHUNK):
-        batch = dataset.load_batch(rows[start : start + CHUNK])
-        change = difference(batch["bg"].numpy(), batch["fg_bg"].numpy())
-        mask = batch["fg_bg_mask"].numpy()[:, 0] >= MASK_THRESHOLD
-        labels = normalise({"depth_fg_bg": batch["depth_fg_bg"]})["depth_fg_bg"].double().numpy()
-        errors = np.sqrt(((labels - depth) ** 2).mean(axis=(1, 2, 3)))
-        ious = np.stack([_ious(*pair) for pair in zip(change, mask, strict=True)])
-        yield ious, labels.mean(axis=(1, 2, 3)), errors
+def difference(bg: Tensor, fg_bg: Tensor) -> Tensor:
+    """Largest difference over the channels: (N, 3, H, W) float in [0, 1] -> (N, H, W) uint8."""
+    return ((fg_bg - bg).abs().amax(1) * LEVELS).round().to(torch.uint8)
+
+
+def fit_baselines(batches: Iterable[Batch]) -> Baselines:
+    """Fit all of them on batches of training samples, floats in [0, 1] of one size."""
+    ious, masks, depths = np.zeros(LEVELS + 1), [], []
+    for batch in batches:
+        mask = _masks(batch)
+        ious += _ious_of(difference(batch["bg"], batch["fg_bg"]).numpy(), mask)
+        masks.append(mask)
+        depths.append(batch["depth_fg_bg"][:, 0].double().sum(0).numpy())
+    every = np.concatenate(masks)
+    mean_mask = every.mean(axis=0)
+    mean_depth = np.sum(depths, axis=0) / len(every)
+    return Baselines(
+        threshold=int(ious.argmax()),
+        mean_mask=mean_mask,
+        mask_threshold=_best_level(mean_mask, every),
+        mean_depth=mean_depth,
+        depth=float(mean_depth.mean()),
+    )
+
+
+def fit_threshold(batches: Iterable[Batch]) -> int:
+    """The threshold of the difference, 0 to 255, with the best mean IoU."""
+    ious = np.zeros(LEVELS + 1)
+    for batch in batches:
+        ious += _ious_of(difference(batch["bg"], batch["fg_bg"]).numpy(), _masks(batch))
+    return int(ious.argmax())
+
+
+def _masks(batch: Batch) -> NDArray[np.bool_]:
+    return batch["fg_bg_mask"][:, 0].numpy() > 0.5
+
+
+def _best_level(mean_mask: NDArray[np.float64], masks: NDArray[np.bool_]) -> float:
+    """Above which mean the mask has the best mean IoU with the masks; tried at 256 levels."""
+    highest = float(mean_mask.max()) or 1.0
+    levels = np.floor(mean_mask / highest * LEVELS).astype(np.uint8)
+    ious = _ious_of(np.broadcast_to(levels, masks.shape), masks)
+    # Levels above the best one begin at the next: `levels > best` is `mean_mask >= this`.
+    return np.nextafter((int(ious.argmax()) + 1) * highest / LEVELS, 0.0)
+
+
+def _ious_of(change: NDArray[np.uint8], mask: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Sum over the samples of the IoU at each threshold, (256,)."""
+    return np.sum([_ious(*pair) for pair in zip(change, mask, strict=True)], axis=0)
 
 
 def _ious(change: NDArray[np.uint8], mask: NDArray[np.bool_]) -> NDArray[np.float64]:
     """IoU of `change > t` with `mask` for each t from 0 to 255; two empty masks agree."""
     above = [
         # How many pixels exceed t: all of them, less those up to t.
-        pixels.size - np.cumsum(np.bincount(pixels, minlength=256))
+        pixels.size - np.cumsum(np.bincount(pixels, minlength=LEVELS + 1))
         for pixels in (change[mask], change[~mask])
     ]
     union = int(mask.sum()) + above[1]
     return np.where(union == 0, 1.0, above[0] / np.maximum(union, 1))
+
+
+def _certain(mask: Tensor) -> Tensor:
+    return (mask.float() * 2 - 1) * CERTAIN_LOGIT
+
+
+def _logits(labels: Tensor) -> Tensor:
+    return torch.logit(labels, eps=NEAREST_TO_CERTAIN).float()
+
+
+def _repeat(picture: Tensor, batch: Batch) -> Tensor:
+    count: Any = len(batch["bg"])
+    return picture.expand(count, 1, *picture.shape)
