@@ -6,17 +6,27 @@ heavy is imported before a command needs it, so that `depthgen --help` answers a
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import signal
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
 from click.core import ParameterSource
 
 from depthgen import __version__, commands
-from depthgen.console import EXIT_INTERRUPTED, EXIT_NO, EXIT_USAGE, WORKERS, Session
+from depthgen.console import (
+    AS_JSON,
+    DEVICE,
+    EXIT_INTERRUPTED,
+    EXIT_NO,
+    EXIT_USAGE,
+    WORKERS,
+    Session,
+)
 from depthgen.errors import DepthgenError, OptionsError
 
 
@@ -69,7 +79,7 @@ def train(session: Session, /, config: Path, overrides: tuple[str, ...], fresh: 
 
     KEY=VALUE, such as training.epochs=3, overrides the file. A run that was stopped goes on.
     """
-    _needs_torch()
+    _need("train")
     from depthgen.progress import training_bar
     from vathos.report import result_table
     from vathos.runner import Runner
@@ -85,6 +95,142 @@ def train(session: Session, /, config: Path, overrides: tuple[str, ...], fresh: 
 
 
 @main.command()
+@click.argument("checkpoint", type=click.Path(path_type=Path))
+@click.option(
+    "--config",
+    type=click.Path(path_type=Path),
+    help="Of the run.  [default: config.yaml beside CHECKPOINT]",
+)
+@click.option(
+    "--zip-dir",
+    type=click.Path(path_type=Path),
+    help="Where the archives are now.  [default: -w if given, else where they were]",
+)
+@click.option("--samples", type=int, default=256, show_default=True, help="At most, of each part.")
+@click.option(
+    "--batch-size", type=int, default=16, show_default=True, help="Samples a forward pass."
+)
+@DEVICE
+@click.option(
+    "--perturbed",
+    is_flag=True,
+    help="Also with brightness, noise and JPEG quality of bg and fg_bg each its own.",
+)
+@AS_JSON
+@click.pass_context
+def evaluate(
+    context: click.Context, /, checkpoint: Path, zip_dir: Path | None, as_json: bool, **options: Any
+) -> None:
+    """Score a trained network beside the baselines.
+
+    By part of its run's split: samples that it was trained on, and those with backgrounds, cut-outs
+    or both that it never saw; depth also by region: cut-out, border (±3 px) and rest.
+    """
+    _need("evaluate")
+    from vathos.evaluate import EvaluateOptions
+    from vathos.evaluate import evaluate as stage
+    from vathos.report import evaluation_report
+
+    session: Session = context.obj
+    if zip_dir is None and _workspace_was(context, ParameterSource.COMMANDLINE):
+        zip_dir = session.root
+    asked = EvaluateOptions(zip_dir=zip_dir, **options)
+    found = stage(checkpoint, asked, session.progress("evaluate"))
+    click.echo(json.dumps(found.to_json(), indent=2) if as_json else evaluation_report(found))
+
+
+def _size(_: click.Context, option: click.Parameter, value: str | None) -> int | str | None:
+    """A number above 0, or full."""
+    if value is None or value == "full":
+        return value
+    if not value.isdecimal() or not int(value):
+        raise click.BadParameter(f"{value!r} is neither full nor a number above 0", param=option)
+    return int(value)
+
+
+@main.command()
+@click.argument("checkpoint", type=click.Path(path_type=Path))
+@click.option(
+    "--bg",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="The scene alone: a picture or a folder.",
+)
+@click.option(
+    "--fg-bg",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="The same with something in it: a picture or a folder.",
+)
+@click.option(
+    "-o",
+    "--out",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="The folder to write to.",
+)
+@click.option(
+    "--size",
+    callback=_size,
+    metavar="N|full",
+    help="The shorter side that the network sees.  [default: that of its training]",
+)
+@DEVICE
+@click.pass_obj
+def predict(
+    session: Session, /, checkpoint: Path, bg: Path, fg_bg: Path, out: Path, size: Any, device: str
+) -> None:
+    """Find what is new in pictures, and how far everything is.
+
+    Writes NAME_mask.png, NAME_depth.png (16 bits) and NAME_overlay.png of each pair. Folders are
+    paired by name; one background may serve a folder.
+    """
+    _need("predict")
+    from vathos.predict import Left, Predictor, find_pairs, predict_pairs
+
+    found = find_pairs(bg, fg_bg)
+    predictor = Predictor.load(checkpoint, device)
+    reasons = []
+    for each in predict_pairs(predictor, found.pairs, out, size):
+        if isinstance(each, Left):
+            reasons.append(each.reason)
+        else:
+            session.say(f"  {each.text(predictor.network.metres)}")
+    session.say(f"depth: value / 65535 = label; {predictor.network.meaning()}")
+    for sentence in found.left_out:
+        click.echo(f"Left out: {sentence}", err=True)
+    for reason in reasons:
+        click.echo(f"Error: {reason}", err=True)
+    if reasons:
+        click.get_current_context().exit(EXIT_NO)
+
+
+@main.command()
+@click.argument("checkpoint", type=click.Path(path_type=Path))
+@click.option(
+    "--format", "kind", required=True, type=click.Choice(["onnx", "pt2"]), help="What to write."
+)
+@click.option(
+    "-o", "--out", type=click.Path(path_type=Path), help="The file.  [default: beside CHECKPOINT]"
+)
+@click.pass_obj
+def export(session: Session, /, checkpoint: Path, kind: str, out: Path | None) -> None:
+    """Write a network for use without this program.
+
+    Inputs bg and fg_bg, (N, 3, H, W) in [0, 1]; outputs mask and depth, (N, 1, H, W) in [0, 1]. N,
+    H and W are free; H and W are multiples of 16, from 32. What was written is run and compared.
+    """
+    _need("export")
+    from vathos.export import export as stage
+
+    done = stage(checkpoint, kind, out)  # type: ignore[arg-type] # click has checked it
+    session.say(
+        f"{done.path}, {done.nbytes / 1e6:.1f} MB: gives what the network gives, but for "
+        f"{done.difference:.1e} at most"
+    )
+
+
+@main.command()
 @WORKERS
 @click.pass_context
 def demo(context: click.Context, workers: int | None) -> None:
@@ -92,14 +238,13 @@ def demo(context: click.Context, workers: int | None) -> None:
 
     In the folder `demo`, or in the workspace given with -w.
     """
-    _needs_torch()
+    _need("demo")
     from depthgen import demo as data
     from depthgen.progress import training_bar
     from vathos import demo as network
 
     session: Session = context.obj
-    assert context.parent is not None
-    if context.parent.get_parameter_source("workspace") is ParameterSource.DEFAULT:
+    if _workspace_was(context, ParameterSource.DEFAULT):
         session.root = Path("demo")
     for summary in data.make(session.workspace, session.progress, workers):
         session.report(summary)
@@ -113,14 +258,16 @@ def demo(context: click.Context, workers: int | None) -> None:
     click.echo(f"  depthgen train {result.config} name=longer training.steps=2000")
 
 
-def _needs_torch() -> None:
-    from importlib.util import find_spec
+def _workspace_was(context: click.Context, source: ParameterSource) -> bool:
+    assert context.parent is not None
+    return context.parent.get_parameter_source("workspace") is source
 
-    if find_spec("torch") is None:
-        raise DepthgenError(
-            "training needs PyTorch, which is not installed; type "
-            "`pip install 'depthgen-vathos[train]'`"
-        )
+
+def _need(what: str) -> None:
+    """Raise `DepthgenError` where the libraries of the extra [train] are not installed."""
+    from depthgen.depth.extras import require
+
+    require(what, "train", "torch", "kornia", "tensorboard")
 
 
 def entry() -> None:
@@ -133,9 +280,8 @@ def entry() -> None:
 
 def _run(session: Session) -> int:
     try:
-        main.main(prog_name="depthgen", standalone_mode=False, obj=session)
-    except click.exceptions.Exit as error:
-        return error.exit_code
+        # A command returns nothing; an exit code comes from `Context.exit`.
+        code = main.main(prog_name="depthgen", standalone_mode=False, obj=session)
     except click.ClickException as error:
         error.show()
         return error.exit_code
@@ -151,7 +297,7 @@ def _run(session: Session) -> int:
             raise
         click.echo(f"Error: {error}", err=True)
         return code
-    return 0
+    return code or 0
 
 
 def _exit_code(error: Exception) -> int | None:

@@ -26,6 +26,9 @@ WORKERS = click.option("--workers", type=int, help="Processes to use.  [default:
 OVERWRITE = click.option(
     "--overwrite", is_flag=True, help="Delete what an earlier run made and start anew."
 )
+DEVICE = click.option(
+    "--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, mps, …"
+)
 AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 

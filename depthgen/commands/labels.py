@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from depthgen.console import AS_JSON, OVERWRITE, WORKERS, Session, duration, given
+from depthgen.console import AS_JSON, DEVICE, OVERWRITE, WORKERS, Session, duration, given
 
 
 def _number_or_auto(_: click.Context, option: click.Parameter, value: str | None) -> int | None:
@@ -36,7 +36,7 @@ def _number_or_auto(_: click.Context, option: click.Parameter, value: str | None
 @click.option(
     "--forward-batch", callback=_number_or_auto, help="Samples a forward pass.  [default: auto]"
 )
-@click.option("--device", default="auto", show_default=True, help="cpu, cuda, cuda:1, mps, …")
+@DEVICE
 @click.option(
     "--precision", default="auto", show_default=True, help="float32, bf16, fp16; of a network."
 )
