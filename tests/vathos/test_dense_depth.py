@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import json
 import pickle
+import time
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
-from depthgen.images import decode
+from depthgen.archive import ArchiveWriter
+from depthgen.images import decode, encode_png
+from depthgen.sources.provenance import ProvenanceWriter, Sighting
+from depthgen.workspace import Member, Workspace, sample_member
+from vathos import model as models
 from vathos.data_loader import DenseDepth
 from vathos.data_loader.dense_depth import normalise
 from vathos.data_loader.figures import prediction_grid, prediction_tiles
 from vathos.errors import DataError
+from vathos.runner import Runner
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -52,6 +60,30 @@ def test_depth_of_any_width_is_a_label_between_0_and_1(
     assert torch.allclose(depth.unique(), torch.tensor([0.2, 0.6]), atol=tolerance)
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -0.5, 7.5])
+def test_a_float_label_that_is_no_number_from_0_to_1_is_named(
+    tiny_set: Callable[..., Any], value: float
+) -> None:
+    made = tiny_set(depth_bits=32, spoil={5: value}).write()
+    dataset = DenseDepth(made.folder, made.folder)
+    with pytest.raises(DataError, match=r"bg_001/fg_000_bg_001_depth_000005\.png has values from"):
+        dataset.load_batch(range(8))
+
+
+def test_what_the_label_means_is_what_its_archive_says(tiny_set: Callable[..., Any]) -> None:
+    quantity = {"quantity": "depth_m", "scale_m": 10.0, "bits": 8, "model": "layered"}
+    made = tiny_set(quantity=quantity).write()
+    assert DenseDepth(made.folder, made.folder).quantity == quantity
+    made = tiny_set(original=True).write()
+    assert DenseDepth(made.folder, made.folder).quantity is None
+
+
+def test_a_damaged_record_of_what_the_label_means_is_named(tiny_set: Callable[..., Any]) -> None:
+    made = tiny_set(quantity=["no", "record"]).write()
+    with pytest.raises(DataError, match=r"labels/depth_fg_bg_info\.json is damaged"):
+        _ = DenseDepth(made.folder, made.folder).quantity
+
+
 def test_the_layout_of_the_original_loads(tiny_set: Callable[..., Any]) -> None:
     made = tiny_set(original=True, suffix="_small").write()
     dataset = DenseDepth(made.folder, made.folder)
@@ -60,6 +92,39 @@ def test_the_layout_of_the_original_loads(tiny_set: Callable[..., Any]) -> None:
     assert set(item["fg_bg_mask"].unique().tolist()) == {0.0, 1.0}
     agreement = (item["fg_bg_mask"][0].numpy() == made.mask[5]).mean()
     assert agreement > 0.95  # its masks are JPEG
+
+
+class TinyNet(nn.Module):
+    """Two filters: enough to find what is bright in the composite alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Conv2d(6, 2, 3, padding=1)
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        depth, mask = self.body(x).split(1, dim=1)
+        return depth, mask
+
+
+def test_a_set_in_the_layout_of_the_original_trains(
+    tiny_set: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(models, "TinyNet", TinyNet, raising=False)
+    made = tiny_set(original=True, suffix="_small", n_bg=20, n_fg=4).write()
+    runner = Runner(
+        {
+            "name": "original",
+            "chkpt_dir": str(tmp_path / "checkpoints"),
+            "device": "CPU",
+            "model": "TinyNet",
+            "dataset": {"zip_dir": str(made.folder), "loader_args": {"batch_size": 4}},
+            "optimizer": {"type": "AdamW", "args": {"lr": 0.1}},
+            "training": {"epochs": 1},
+        }
+    )
+    metrics = runner.start_train()
+    assert metrics["miou"] > 0.6  # all white would have 0.25
+    assert metrics["mrmse"] < 0.2
 
 
 def test_a_jpeg_mask_is_white_from_128_where_the_original_wanted_150() -> None:
@@ -150,6 +215,79 @@ def test_the_suffix_picks_a_variant_and_the_plain_one_is_the_default(
 def test_byte_equal_backgrounds_are_one_group(tiny_set: Callable[..., Any]) -> None:
     made = tiny_set(twins=True).write()
     assert DenseDepth(made.folder, made.folder).background_groups() == [[0, 3]]
+
+
+def test_byte_equal_cutouts_are_one_group_where_fg_zip_lies_beside_the_archives(
+    tiny_set: Callable[..., Any],
+) -> None:
+    made = tiny_set(n_fg=4).write()
+    dataset = DenseDepth(made.folder, made.folder)
+    assert dataset.cutout_groups() == []
+    with ArchiveWriter(made.folder / "fg.zip") as writer:
+        for number, colour in enumerate((1, 2, 1, 3)):
+            picture = np.full((8, 8, 4), colour, np.uint8)
+            writer.add(f"fg/fg_{number:03d}.png", encode_png(picture))
+    assert dataset.cutout_groups() == [[0, 2]]
+
+
+def test_copies_that_the_provenance_links_are_groups_and_no_torn_line_is_in_the_way(
+    tiny_set: Callable[..., Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    made = tiny_set().write()
+    lines = [
+        {"kind": "bg", "file": "bg/bg_002.png", "duplicate_of": "bg/bg_001.jpg"},
+        {"kind": "fg", "file": "fg/fg_001.png", "duplicate_of": "fg/fg_000.png"},
+        {"kind": "bg", "file": "bg/bg_003.jpg", "duplicate_of": "bg/bg_000.jpg"},
+        {"kind": "bg", "file": "bg/bg_003.jpg"},  # of several lines the last one holds
+        {"kind": "bg", "duplicate_of": "bg/bg_000.jpg", "verdict": "refused"},
+    ]
+    damaged = [b"[1, 2]", b"[" * 100_000, b"\xff\x00", b'{"file": "bg/bg_000.jpg", "duplic']
+    (made.folder / "sources").mkdir()
+    stored = [*(json.dumps(line).encode() for line in lines), *damaged]
+    (made.folder / "sources" / "sources.jsonl").write_bytes(b"\n".join(stored))
+    dataset = DenseDepth(made.folder, made.folder)
+    assert dataset.background_groups() == [[2, 1]]
+    assert dataset.cutout_groups() == [[1, 0]]
+    assert "has 4 lines that cannot be read" in caplog.text
+
+
+def test_the_provenance_that_a_crawl_writes_is_what_the_groups_are_read_from(
+    tiny_set: Callable[..., Any],
+) -> None:
+    made = tiny_set().write()
+    line: dict[str, Any] = {
+        "kind": "bg",
+        "source": "folder",
+        "origin": "/a",
+        "name": "a",
+        "time": "",
+        "bytes": 1,
+        "sha256": "",
+        "width": 1,
+        "height": 1,
+        "verdict": "kept",
+        "file": "bg/bg_002.jpg",
+    }
+    with ProvenanceWriter(Workspace(made.folder).provenance) as writer:
+        writer.add(Sighting(**line, duplicate_of="bg/bg_000.jpg"))
+    assert DenseDepth(made.folder, made.folder).background_groups() == [[2, 0]]
+
+
+def test_of_many_labels_the_one_that_is_missing_is_named_and_quickly(tmp_path: Path) -> None:
+    count = 20_000
+    endings = {"fg_bg": ".jpg", "fg_bg_mask": ".png", "depth_fg_bg": ".png"}
+    for stem, ending in endings.items():
+        with ArchiveWriter(tmp_path / f"{stem}.zip") as writer:
+            for index in range(count):
+                member = Member(fg=index // 20 % 100, bg=index // 2000, index=index)
+                if (stem, index) != ("depth_fg_bg", 12_345):
+                    writer.add(sample_member(stem, member, ending), b"x")
+    with ArchiveWriter(tmp_path / "bg.zip") as writer:
+        writer.add("bg/bg_000.jpg", b"x")
+    started = time.process_time()
+    with pytest.raises(DataError, match=r"depth_fg_bg\.zip has no member .*_depth_012345\.png to"):
+        DenseDepth(tmp_path, tmp_path)
+    assert time.process_time() - started < 2  # 0.2 s; what grew with the square would take 100
 
 
 def test_a_pickled_data_set_reads_the_same(tiny_set: Callable[..., Any]) -> None:
