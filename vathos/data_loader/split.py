@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["By", "Split", "Splittable", "make_split", "split_by_background", "thin"]
+__all__ = ["TEST_PART", "By", "Split", "Splittable", "make_split", "split_by_background", "thin"]
 
 By = Literal["background", "cutout", "both"]
 SIDES = ("train_backgrounds", "test_backgrounds", "train_cutouts", "test_cutouts")
