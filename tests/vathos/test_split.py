@@ -255,6 +255,7 @@ def test_a_split_by_what_is_not_known_or_of_no_fraction_is_refused(
         {"train_backgrounds": None},
         {"test_cutouts": ["a"]},
         {"more": 1},
+        {"train_backgrounds": [0, 1, 2, 3]},
     ],
 )
 def test_a_stored_split_that_is_damaged_is_an_error(change: dict[str, Any]) -> None:

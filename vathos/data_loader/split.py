@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["TEST_PART", "By", "Split", "Splittable", "make_split", "split_by_background", "thin"]
+__all__ = ["TEST_PART", "By", "Split", "Splittable", "make_split", "thin"]
 
 By = Literal["background", "cutout", "both"]
 SIDES = ("train_backgrounds", "test_backgrounds", "train_cutouts", "test_cutouts")
@@ -71,14 +71,16 @@ class Split:
         try:
             sides = {side: tuple(int(number) for number in data[side]) for side in SIDES}
             split = cls(**{**data, **sides})
+            if split.by not in get_args(By):
+                raise ValueError(f"it is by {split.by!r}")
+            for kind in ("backgrounds", "cutouts"):
+                both = set(sides[f"train_{kind}"]) & set(sides[f"test_{kind}"])
+                if both:
+                    raise ValueError(f"{kind} {min(both)} is on both sides")
         except (KeyError, TypeError, ValueError) as error:
             raise DataError(
                 f"this is not a split ({error}); start the run anew with --fresh"
             ) from error
-        if split.by not in get_args(By):
-            raise DataError(
-                f"this is not a split (by {split.by!r}); start the run anew with --fresh"
-            )
         return split
 
     def parts(self, dataset: Splittable) -> dict[str, NDArray[np.int64]]:
@@ -99,21 +101,8 @@ class Split:
         }
         return {key: np.flatnonzero(rows) for key, rows in parts.items() if rows.any()}
 
-    @property
-    def train(self) -> tuple[int, ...]:
-        """Until the runner asks for `train_backgrounds`."""
-        return self.train_backgrounds
-
-    @property
-    def test(self) -> tuple[int, ...]:
-        """Until the runner asks for `test_backgrounds`."""
-        return self.test_backgrounds
-
-    def rows(self, dataset: Any) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    def rows(self, dataset: Splittable) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """(training rows, test rows). By both, a row with one new picture is in neither."""
-        if isinstance(dataset, np.ndarray):  # until the runner gives the data set
-            train = np.flatnonzero(np.isin(dataset, self.train_backgrounds))
-            return train, np.flatnonzero(np.isin(dataset, self.test_backgrounds))
         parts = self.parts(dataset)
         none = np.empty(0, np.int64)
         return parts.get("train", none), parts.get(TEST_PART[self.by], none)
@@ -132,45 +121,20 @@ def make_split(dataset: Splittable, by: By, test_fraction: float, seed: int) -> 
         raise ConfigError(f"a split is by background, by cutout or by both, not by {by!r}")
     if not 0 < test_fraction < 1:
         raise ConfigError(f"test_fraction is {test_fraction}, but must be between 0 and 1")
-    backgrounds = np.unique(dataset.backgrounds).tolist()
-    cutouts = np.unique(dataset.foregrounds).tolist()
-    test_backgrounds: tuple[int, ...] = ()
-    test_cutouts: tuple[int, ...] = ()
+    backgrounds, cutouts = _Side(dataset.backgrounds), _Side(dataset.foregrounds)
     if by != "cutout":
-        groups = dataset.background_groups()
-        test_backgrounds = _draw(backgrounds, groups, test_fraction, f"{seed}", "background")
+        backgrounds.hold_out(dataset.background_groups(), test_fraction, f"{seed}", "background")
     if by != "background":
-        groups = dataset.cutout_groups()
         # Another key: background 3 and cut-out 3 are not to be held out together.
-        test_cutouts = _draw(cutouts, groups, test_fraction, f"{seed}:fg", "cut-out")
-    split = Split(
-        by,
-        seed,
-        test_fraction,
-        tuple(sorted(set(backgrounds) - set(test_backgrounds))),
-        test_backgrounds,
-        tuple(sorted(set(cutouts) - set(test_cutouts))),
-        test_cutouts,
-    )
+        cutouts.hold_out(dataset.cutout_groups(), test_fraction, f"{seed}:fg", "cut-out")
+    sides = (backgrounds.train, backgrounds.test, cutouts.train, cutouts.test)
+    split = Split(by, seed, test_fraction, *sides)
     if not all(len(rows) for rows in split.rows(dataset)):
         raise DataError(
             f"a split by {by} leaves no sample to train on or none to test; make a set in which "
             "every cut-out is on every background"
         )
     return split
-
-
-def split_by_background(
-    backgrounds: Iterable[int],
-    test_fraction: float = 0.3,
-    seed: int = 0,
-    groups: Sequence[Sequence[int]] = (),
-) -> Split:
-    """Draw about `test_fraction` of the backgrounds for testing, at least one for each side."""
-    numbers = sorted({int(number) for number in backgrounds})
-    test = _draw(numbers, groups, test_fraction, f"{seed}", "background")
-    train = tuple(sorted(set(numbers) - set(test)))
-    return Split("background", seed, test_fraction, train, test, (), ())
 
 
 def thin(rows: NDArray[np.int64], count: int, seed: int) -> NDArray[np.int64]:
@@ -185,19 +149,28 @@ def thin(rows: NDArray[np.int64], count: int, seed: int) -> NDArray[np.int64]:
     return np.sort(rows[np.argsort(draw, kind="stable")[:count]])
 
 
-def _draw(
-    numbers: list[int], groups: Sequence[Sequence[int]], fraction: float, key: str, noun: str
-) -> tuple[int, ...]:
-    """The numbers held out, sorted: whole groups in the order of their hashes."""
-    units = _join(numbers, groups)
-    if len(units) < 2:
-        alike = "s that are all duplicates" if len(numbers) > 1 else ""
-        raise DataError(
-            f"{len(numbers)} {noun}{alike} cannot be split into training and test; make a set with "
-            "at least two"
-        )
-    units.sort(key=lambda unit: hashlib.sha256(f"{key}:{unit[0]}".encode()).digest())
-    return tuple(sorted(_fill(units, max(1, round(fraction * len(numbers))))))
+class _Side:
+    """The numbers of one kind of picture; all train until some are held out."""
+
+    def __init__(self, column: NDArray[np.int64]) -> None:
+        self.train: tuple[int, ...] = tuple(np.unique(column).tolist())
+        self.test: tuple[int, ...] = ()
+
+    def hold_out(
+        self, groups: Sequence[Sequence[int]], fraction: float, key: str, noun: str
+    ) -> None:
+        """Whole groups in the order of their hashes, about `fraction` of the numbers."""
+        units = _join(self.train, groups)
+        count = len(self.train)
+        if len(units) < 2:
+            alike = "s that are all duplicates" if count > 1 else ""
+            raise DataError(
+                f"{count} {noun}{alike} cannot be split into training and test; make a set with "
+                "at least two"
+            )
+        units.sort(key=lambda unit: hashlib.sha256(f"{key}:{unit[0]}".encode()).digest())
+        self.test = tuple(sorted(_fill(units, max(1, round(fraction * count)))))
+        self.train = tuple(sorted(set(self.train) - set(self.test)))
 
 
 def _join(numbers: Iterable[int], groups: Sequence[Sequence[int]]) -> list[list[int]]:
