@@ -37,7 +37,7 @@ Format = Literal["onnx", "pt2"]
 INPUTS, OUTPUTS = ("bg", "fg_bg"), ("mask", "depth")
 TOLERANCE = 1e-4
 CHECKED_BATCHES = (1, 3)
-CHECKED_SIZES = ((64, 96), (112, 48))
+CHECKED_SIZES = ((32, 64), (80, 48))
 METADATA_FILE = "metadata.json"
 
 

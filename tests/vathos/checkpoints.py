@@ -23,7 +23,7 @@ QUANTITY = {"quantity": "depth_m", "scale_m": 10.0, "bits": 8, "model": "layered
 def drawn_network(name: str = "ResUNet") -> nn.Module:
     """A network whose outputs depend on its input: heads large, running means in place."""
     torch.manual_seed(0)
-    network: nn.Module = getattr(models, name)()
+    network: models.ResUNet = getattr(models, name)()
     network.train()
     with torch.no_grad():
         network(torch.rand(4, 6, 32, 32))

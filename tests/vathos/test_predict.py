@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 
 def pictures(height: int, width: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     draw = np.random.default_rng(height * width)
-    return tuple(draw.integers(0, 256, (2, height, width, 3), np.uint8))  # type: ignore[return-value]
+    bg, fg_bg = draw.integers(0, 256, (2, height, width, 3), np.uint8)
+    return bg, fg_bg
 
 
 class Ramp(nn.Module):

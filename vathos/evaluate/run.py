@@ -137,10 +137,10 @@ def evaluate(
         scored = score(dataset, each, guessers, options.batch_size, seed, count.add)
         parts.append(Part(name, len(each), len(opened.parts[name]), tuple(scored)))
     found = predictor.network
-    kind = (found.quantity or {}).get("quantity", "depth_m")
+    quantity = dataset.quantity or found.quantity
     return Evaluation(
-        *(str(path), found.name, found.epoch, found.step, found.quantity),
-        relative=kind == "depth_m",
+        *(str(path), found.name, found.epoch, found.step, quantity),
+        relative=(quantity or {}).get("quantity", "depth_m") == "depth_m",
         parts=tuple(parts),
     )
 
