@@ -175,9 +175,9 @@ def test_colours_of_the_two_pictures_change_independently(what: str) -> None:
     picture = make_batch(48)["bg"]
     batch = {**make_batch(48), "fg_bg": picture}
     out = augment(batch, **{**QUIET, what: 0.2})
-    change = [(out[key] - picture).flatten(1)[:, 7].numpy() for key in ("bg", "fg_bg")]
-    assert np.abs(change).max() > 0.002
-    assert abs(np.corrcoef(*change)[0, 1]) < 0.45  # 48 independent draws
+    bg, fg_bg = ((out[key] - picture).flatten(1)[:, 7].numpy() for key in ("bg", "fg_bg"))
+    assert max(np.abs(bg).max(), np.abs(fg_bg).max()) > 0.002
+    assert abs(np.corrcoef(bg, fg_bg)[0, 1]) < 0.45  # 48 independent draws
 
 
 def test_saturation_is_that_of_kornia_and_hue_leaves_grey_alone() -> None:
@@ -221,9 +221,9 @@ def test_a_difference_threshold_no_longer_finds_the_object() -> None:
             both, either = (found & mask).sum((1, 2, 3)), (found | mask).sum((1, 2, 3))
             return float((both / either.clamp(min=1)).mean())
 
-        return max(iou(level / 64) for level in range(64))
+        return max(iou(level / 40) for level in range(1, 30))
 
-    batch = make_batch(64)
+    batch = make_batch(32)
     # An object about as bright as the room, as most are.
     batch["fg_bg"] = torch.where(batch["fg_bg_mask"] > 0, batch["bg"] + 0.12, batch["bg"])
     assert score(batch) > 0.99
