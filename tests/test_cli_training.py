@@ -73,6 +73,7 @@ def test_train_evaluate_predict_one_after_the_other(
     archives(tmp_path / "W", size=32)
     trained = depthgen("train", config(tmp_path))
     assert trained.returncode == 0, trained.stderr
+    assert "batch_size is 32, but there are" in trained.stderr  # more than the set has
     checkpoint = tmp_path / "W" / "runs" / "a" / "model_checkpoint.pt"
     for table in (trained, depthgen("evaluate", checkpoint, "--samples", "4")):
         assert table.returncode == 0, table.stderr

@@ -7,7 +7,9 @@ import runpy
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 import cli
 
@@ -52,3 +54,27 @@ def test_every_import_in_the_documentation_works(page: Path) -> None:
         imports = [line for line in block.splitlines() if re.match(r"(from|import) ", line)]
         exec("\n".join(imports), {})
     assert "depthgen" in sys.modules
+
+
+@pytest.mark.slow
+def test_the_examples_of_a_trained_network_run_as_they_stand(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for library in ("torch", "onnxruntime", "onnxscript"):
+        pytest.importorskip(library)
+    from tests.vathos.checkpoints import save_run
+    from tests.vathos.conftest import TinySet
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "W").mkdir()
+    save_run(TinySet(tmp_path / "W").write().folder, tmp_path / "runs" / "x")
+    for seed, name in enumerate(("room.jpg", "room_with_cat.jpg")):
+        pixels = np.random.default_rng(seed).integers(0, 256, (40, 60, 3), np.uint8)
+        Image.fromarray(pixels).save(tmp_path / name)
+    python = (ROOT / "docs" / "python.md").read_text("utf-8").partition("## Predicting")[2]
+    using = (ROOT / "docs" / "using.md").read_text("utf-8")
+    for page in (python, using):
+        for block in re.findall(r"```python\n(.*?)```", page, re.S):
+            exec(block, {})
+    assert "metres = 10 × label" in capsys.readouterr().out
+    assert (tmp_path / "net.onnx").exists()
