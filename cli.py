@@ -255,6 +255,7 @@ def demo(context: click.Context, workers: int | None) -> None:
     for path in (result.grid, result.summary):
         click.echo(f"  {path}")
     click.echo("Go on with:")
+    click.echo(f"  depthgen evaluate {result.checkpoint}")
     click.echo(f"  depthgen train {result.config} name=longer training.steps=2000")
 
 

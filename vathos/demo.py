@@ -15,7 +15,7 @@ from vathos.data_loader.figures import prediction_grid
 from vathos.data_loader.split import thin
 from vathos.report import result_table
 from vathos.runner import Runner
-from vathos.trainer.checkpoint import write_atomic
+from vathos.trainer.checkpoint import MODEL_CHECKPOINT, write_atomic
 from vathos.utils.config import read_config
 
 if TYPE_CHECKING:
@@ -42,13 +42,14 @@ _GRID_ROWS = 8
 
 @dataclass(frozen=True)
 class DemoResult:
-    """The result table (Markdown), and where the picture grid, the summary and the configuration
-    lie."""
+    """The result table (Markdown), and where the picture grid, the summary, the configuration and
+    the network lie."""
 
     table: str
     grid: Path
     summary: Path
     config: Path
+    checkpoint: Path
 
 
 def train(folder: Path, on_progress: Callable[[Progress], None] | None = None) -> DemoResult:
@@ -67,7 +68,7 @@ def train(folder: Path, on_progress: Callable[[Progress], None] | None = None) -
     figure = prediction_grid(runner.trainer.predict(rows.tolist()), _GRID_ROWS)
     write_atomic(grid, lambda file: figure.savefig(file, format="png", dpi=120))
     write_atomic(summary, lambda file: file.write(_summary(table).encode()))
-    return DemoResult(table, grid, summary, config)
+    return DemoResult(table, grid, summary, config, runner.run_folder / MODEL_CHECKPOINT)
 
 
 def _summary(table: str) -> str:

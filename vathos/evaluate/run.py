@@ -21,6 +21,7 @@ from vathos.baselines import (
     fit_baselines,
     fit_threshold,
 )
+from vathos.data_loader.perturb import perturb
 from vathos.data_loader.split import thin
 from vathos.errors import UsageError
 from vathos.evaluate.opening import open_run
@@ -122,15 +123,10 @@ def evaluate(
     count = _Count(len(fitting) + sum(map(len, rows.values())), progress)
     base, threshold = _fit(dataset, fitting, options, seed, count)
 
-    def network(batch: Batch) -> Guess:
-        pair = torch.cat((batch["bg"], batch["fg_bg"]), dim=1)
-        depth, mask = (each.cpu() for each in predictor.logits(pair))
-        return Guess(mask, depth)
-
-    seeing = {predictor.network.name: network, **base.seeing()}
+    seeing = {predictor.network.name: _network_guesser(predictor), **base.seeing()}
     guessers = [seeing | base.blind()]
     if options.perturbed:
-        again = {f"difference > {threshold} (best, perturbed)": difference_guesser(threshold)}
+        again = {f"difference > {threshold} (best here)": difference_guesser(threshold)}
         guessers.append(seeing | again)
     parts = []
     for name, each in rows.items():
@@ -159,7 +155,7 @@ def score(
     for some, batch in batches_of(dataset, rows, batch_size):
         zone = zones(batch["fg_bg_mask"])
         for disturbed, (each, gathered) in enumerate(zip(guessers, scores, strict=True)):
-            shown = _perturbed(batch, seed, some) if disturbed else batch
+            shown = perturb(batch, seed, some) if disturbed else batch
             for name, guess in each.items():
                 gathered[name].add(guess(shown), batch["fg_bg_mask"], batch["depth_fg_bg"], zone)
         if done is not None:
@@ -171,6 +167,15 @@ def score(
     ]
 
 
+def _network_guesser(predictor: Predictor) -> Guesser:
+    def guess(batch: Batch) -> Guess:
+        pair = torch.cat((batch["bg"], batch["fg_bg"]), dim=1)
+        depth, mask = (each.cpu() for each in predictor.logits(pair))
+        return Guess(mask, depth)
+
+    return guess
+
+
 def batches_of(
     dataset: Any, rows: NDArray[np.int64], batch_size: int
 ) -> Iterator[tuple[NDArray[np.int64], Batch]]:
@@ -178,12 +183,6 @@ def batches_of(
     for start in range(0, len(rows), batch_size):
         some = rows[start : start + batch_size]
         yield some, dataset.prepare(dataset.load_batch(some))
-
-
-def _perturbed(batch: Batch, seed: int, rows: NDArray[np.int64]) -> Batch:
-    from vathos.data_loader.perturb import perturb  # late: it loads kornia
-
-    return perturb(batch, seed, rows)
 
 
 def _fit(
@@ -200,7 +199,7 @@ def _fit(
     if not options.perturbed:
         return base, 0
     batches = batches_of(dataset, rows, options.batch_size)
-    return base, fit_threshold(_perturbed(batch, seed, some) for some, batch in batches)
+    return base, fit_threshold(perturb(batch, seed, some) for some, batch in batches)
 
 
 class _Count:
