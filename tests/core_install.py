@@ -3,7 +3,8 @@
     python tests/core_install.py
 
 What has no need of torch must work where there is none: render, mask, crop, composite, depthmap,
-stats and verify; and `train` must say in one sentence what to install. Called by `make test-core`.
+stats and verify; and whatever needs an extra must say in one sentence what to install. Called by
+`make test-core`.
 """
 
 from __future__ import annotations
@@ -26,6 +27,22 @@ CHAIN = (
     ("status",),
     ("doctor",),
 )
+# What to type, and the extra that its one sentence must name. Every network needs torch first; what
+# a Keras, ONNX or hub network needs besides is said once that is there.
+NEEDS = (
+    (("train", "x.yaml"), "train"),
+    (("demo",), "train"),
+    (("evaluate", "x.pt"), "train"),
+    (("predict", "x.pt", "--bg", "a.jpg", "--fg-bg", "b.jpg", "-o", "out"), "train"),
+    (("export", "x.pt", "--format", "onnx"), "train"),
+    (("export", "x.pt", "--format", "pt2"), "train"),
+    (("depthmap", "--overwrite", "--model", "densedepth", "--weights", "net.h5"), "train"),
+    (("depthmap", "--overwrite", "--model", "densedepth", "--weights", "net.pt"), "train"),
+    (("depthmap", "--overwrite", "--model", "keras", "--weights", "net.h5"), "train"),
+    (("depthmap", "--overwrite", "--model", "onnx", "--weights", "net.onnx"), "train"),
+    (("depthmap", "--overwrite", "--model", "depth-anything-v2-small"), "train"),
+    (("depthmap", "--overwrite", "--model", "someone/something"), "train"),
+)
 
 
 def copy_of_the_project(folder: Path) -> Path:
@@ -38,6 +55,14 @@ def copy_of_the_project(folder: Path) -> Path:
     for name in ("cli.py", "pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, target / name)
     return target
+
+
+def ask(depthgen: tuple[Path | str, ...], arguments: tuple[str, ...], extra: str, at: Path) -> None:
+    """Type a command that needs an extra, and check that it says so in one sentence."""
+    done = subprocess.run([*depthgen, *arguments], capture_output=True, text=True, cwd=at)
+    assert done.returncode == 1, (arguments, done)
+    assert done.stderr.count("\n") == 1, (arguments, done.stderr)
+    assert f"pip install 'depthgen-vathos[{extra}]'" in done.stderr, (arguments, done.stderr)
 
 
 def main() -> int:
@@ -53,12 +78,10 @@ def main() -> int:
         depthgen = (bin_folder / "depthgen", "-w", folder / "workspace")
         for command in CHAIN:
             subprocess.run([*depthgen, *command], check=True, cwd=folder)
-        train = subprocess.run(
-            [*depthgen, "train", "x.yaml"], capture_output=True, text=True, cwd=folder
-        )
-        assert train.returncode == 1, train
-        assert train.stderr.count("\n") == 1, train.stderr
-        assert "pip install 'depthgen-vathos[train]'" in train.stderr, train.stderr
+        for name in ("net.h5", "net.pt", "net.onnx"):
+            (folder / name).write_bytes(b"weights")
+        for arguments, extra in NEEDS:
+            ask(depthgen, arguments, extra, folder)
     sys.stdout.write("an install without extras works, without torch\n")
     return 0
 
