@@ -64,9 +64,14 @@ class _Counter:
         sys.stderr.flush()
 
 
+# Of what training tells, what fits beside a bar.
+_SHOWN = {"loss": "loss", "miou": "IoU", "mrmse": "RMSE"}
+
+
 @contextmanager
 def training_bar(quiet: bool) -> Iterator[Callable[[Any], None]]:
-    """A callback for `vathos.trainer.Progress`: one bar over all steps, metrics beside it."""
+    """A callback for `vathos.trainer.Progress`: one bar over all steps; beside it loss, IoU, RMSE
+    and samples a second."""
     bar: tqdm[Any] | None = None
     told = time.monotonic()
 
@@ -74,19 +79,27 @@ def training_bar(quiet: bool) -> Iterator[Callable[[Any], None]]:
         nonlocal bar, told
         if quiet or (progress.phase == "test" and not progress.done):
             return
-        metrics = " ".join(f"{name} {value:.3f}" for name, value in progress.metrics.items())
+        figures = [f"{word} {progress.metrics[name]:.3f}" for name, word in _SHOWN.items()]
+        figures.append(f"{progress.samples_per_second:.0f} samples/s")
         if sys.stderr.isatty():
             if bar is None:
-                bar = tqdm(total=progress.steps, desc="train", unit=" steps", leave=False)
+                # An epoch of a run begins with training. What an earlier run has done says nothing
+                # of this one's speed.
+                bar = tqdm(
+                    total=progress.steps,
+                    initial=progress.step,
+                    desc="train",
+                    unit=" steps",
+                    leave=False,
+                )
             if progress.phase == "train":
                 bar.update(progress.step - bar.n)
-            bar.set_postfix_str(metrics)
+            bar.set_postfix_str(", ".join(figures))
         elif progress.done or time.monotonic() - told > _LINE_EVERY_S:
             told = time.monotonic()
             sys.stderr.write(
                 f"{progress.phase} epoch {progress.epoch + 1}/{progress.epochs}, "
-                f"step {progress.step}/{progress.steps}: {metrics}, "
-                f"{progress.samples_per_second:.0f} samples/s\n"
+                f"step {progress.step}/{progress.steps}: {', '.join(figures)}\n"
             )
             sys.stderr.flush()
 

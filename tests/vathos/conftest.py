@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import io
 import json
+import multiprocessing
 from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,9 +19,11 @@ from depthgen.workspace import DEPTH_INFO_MEMBER
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
+    from multiprocessing.context import ForkServerContext
 
     from numpy.typing import NDArray
+
+    from vathos.trainer import GPUTrainer
 
 
 @dataclass
@@ -131,3 +136,27 @@ def tiny_set(tmp_path: Path) -> Callable[..., TinySet]:
         return TinySet(folder, **fields)
 
     return make
+
+
+@pytest.fixture
+def make_trainer(tiny_set: Callable[..., TinySet], tmp_path: Path) -> Callable[..., GPUTrainer]:
+    """A maker of trainers on a tiny set; keywords are those of `trainings.build_trainer`."""
+    from tests.vathos.trainings import build_trainer
+    from vathos.data_loader import DenseDepth
+
+    made = tiny_set().write()
+    return partial(build_trainer, tmp_path, DenseDepth(made.folder, made.folder))
+
+
+@pytest.fixture
+def processes(monkeypatch: pytest.MonkeyPatch) -> ForkServerContext:
+    """A context of processes that find the tests and start at once.
+
+    They are forked from one that has imported `trainings` and run nothing, so no thread has begun.
+    """
+    root = str(Path(__file__).parents[2])
+    monkeypatch.setenv("PYTHONPATH", root)
+    monkeypatch.syspath_prepend(root)
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tests.vathos.trainings"])
+    return context

@@ -6,36 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from vathos.errors import ConfigError, UsageError
 from vathos.utils import load_config
 from vathos.utils.config import Config, flatten, parse_config, read_config
 
-ORIGINAL_EXAMPLE = """
-name: vathos_small_train
-log_dir: logs
-chkpt_dir: checkpoint
-model_init: models/model.pt
-device: GPU
-model: ResUNet
-augmentation: DepthLightAug
-dataset:
-  name: DenseDepth
-  root: vathos_data
-  zip_dir: /archives
-  div_factor: 1
-  loader_args: {batch_size: 128, num_workers: 4, shuffle: True, pin_memory: True}
-seg_loss: BCEDiceLoss
-depth_loss: RMSELoss
-lr_scheduler:
-  type: OneCycleLR
-  args: {max_lr: 0.6}
-optimizer:
-  type: AdamW
-  args: {lr: 0.01}
-training:
-  epochs: 3
-"""
+CONFIGS = Path(__file__).parents[2] / "configs"
+ORIGINAL_EXAMPLE = (CONFIGS / "original_2020.yaml").read_text("utf-8")
 
 
 def write(folder: Path, text: str) -> Path:
@@ -48,7 +26,7 @@ def test_the_example_of_the_original_is_valid_and_its_paths_follow_the_file(tmp_
     config = load_config(str(write(tmp_path, ORIGINAL_EXAMPLE)))
     assert config["log_dir"] == str(tmp_path / "logs")
     assert config["dataset"]["root"] == str(tmp_path / "vathos_data")
-    assert config["dataset"]["zip_dir"] == "/archives"
+    assert config["dataset"]["zip_dir"] == str(tmp_path / "vathos_data")
     assert config["lr_scheduler"]["args"] == {"max_lr": 0.6}
     assert config["loss_weights"] == {"seg": 1.0, "depth": 2.0}
 
@@ -84,6 +62,15 @@ def test_a_loaded_configuration_is_valid_again_and_the_same(tmp_path: Path) -> N
         ("name: ..\n", r":1: name is '\.\.', but must be the name of a folder"),
         ("name: .\n", r":1: name is '\.', but must be the name of a folder"),
         ('name: ""\n', r":1: name is '', but must be the name of a folder"),
+        ("model: 7\n", r":1: model is 7, but must be a name, or a name and arguments"),
+        ("training: {ema: 1.0}\n", r"training\.ema is 1\.0, but must be less than 1"),
+        ("trackers: [wandbd]\n", r"trackers\.0 is 'wandbd', but must be 'wandb' or 'mlflow'"),
+        ("dataset: {split: {by: bg}}\n", r"by is 'bg', but must be 'background', 'cutout' or"),
+        (
+            "optimizer:\n  groups:\n  - {mach: x}\n",
+            r":3: optimizer\.groups\.0\.mach .* did you mean optimizer\.groups\.match\?",
+        ),
+        ("seed: 1\nname: a\nseed: 2\n", r":3: seed is already in line 1; remove one"),
         ("- 1\n", r"must hold keys and values"),
         ("a: [1\n", r"not valid YAML"),
     ],
@@ -201,3 +188,28 @@ def test_flatten_gives_every_value_by_dotted_key() -> None:
     assert flat["dataset.loader_args.batch_size"] == 32
     assert flat["optimizer.args"] == {"lr": 0.01}
     assert flat["lr_scheduler"] is None
+
+
+def test_the_example_that_shows_every_key_shows_the_defaults() -> None:
+    shown = yaml.safe_load((CONFIGS / "full.yaml").read_text("utf-8"))
+    assert shown == Config().model_dump(mode="json")
+
+
+@pytest.mark.parametrize("key", ["model", "augmentation", "seg_loss", "depth_loss"])
+def test_a_name_is_short_for_a_type_without_arguments(tmp_path: Path, key: str) -> None:
+    for text in ("Name", "{type: Name}", "{type: Name, args: {}}"):
+        config = read_config(write(tmp_path, f"{key}: {text}"))
+        assert config.model_dump()[key] == flatten(config)[key] == "Name"
+    config = read_config(write(tmp_path, f"{key}: Name"), [f"{key}.args.x=3"])
+    assert config.model_dump()[key] == {"type": "Name", "args": {"x": 3}}
+    assert parse_config(config.model_dump()) == config
+
+
+def test_where_a_key_was_written_is_known(tmp_path: Path) -> None:
+    text = "model: ResUNet\noptimizer:\n  groups:\n  - match: x\n  - match: y\n"
+    path = write(tmp_path, text)
+    places = read_config(path, ["model.type=ResUNeXt"]).places
+    assert places.find("optimizer.groups.1.match") == f"{path}:5"
+    assert places.find("optimizer.groups.1.args.lr") == f"{path}:5"
+    assert places.find("model.type") == "the command line"
+    assert places.find("training.epochs") == str(path)

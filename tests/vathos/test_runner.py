@@ -7,6 +7,7 @@ import logging
 import os
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,10 +17,11 @@ import yaml
 from torch import nn
 
 from vathos import model as models
-from vathos.errors import ConfigError, DataError
+from vathos.errors import ConfigError, DataError, UsageError
 from vathos.runner import Runner
 from vathos.train import main
 from vathos.utils import load_config
+from vathos.utils.config import read_config
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -218,7 +220,11 @@ def test_a_folder_that_cannot_be_written_is_named_with_its_key_before_training(
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({"model": "ResUnet"}, "no ResUnet; did you mean ResUNet"),
+        ({"model": "ResUnet"}, "model: .*no ResUnet; did you mean ResUNet"),
+        ({"augmentation": "DepthLight"}, "did you mean DepthLightAug"),
+        ({"augmentation": {"type": "DepthLightAug", "args": {"flips": 1}}}, "did you mean flip"),
+        ({"augmentation": {"type": "DepthLightAug", "args": {"flip": 7}}}, "augmentation: flip"),
+        ({"seg_loss": {"type": "BCETverskyLoss", "args": {"alfa": 1}}}, "did you mean alpha"),
         ({"seg_loss": "BCEDice"}, "did you mean BCEDiceLoss"),
         ({"depth_loss": "rmse"}, "did you mean RMSELoss"),
         ({"lr_scheduler": {"type": "OneCycleLR", "args": {"max_lrr": 1}}}, "did you mean max_lr"),
@@ -256,6 +262,81 @@ def test_the_module_trains_resunet_from_a_file(config: dict[str, Any], tmp_path:
     assert (tmp_path / "checkpoints" / "run" / "model_checkpoint.pt").exists()
     assert main([str(path), "training.epoch=1"]) == 2
     assert main([str(tmp_path / "nowhere.yaml")]) == 1
+
+
+def test_a_wrong_argument_is_named_with_its_line_and_a_wrong_override_is_a_usage_error(
+    config: dict[str, Any], tmp_path: Path
+) -> None:
+    path = tmp_path / "config.yaml"
+    schedule = {"lr_scheduler": {"type": "OneCycleLR", "args": {"max_lrr": 0.1}}}
+    path.write_text(yaml.safe_dump({**config, **schedule}, sort_keys=False))
+    line = path.read_text().splitlines().index("    max_lrr: 0.1") + 1
+    sentence = f"config.yaml:{line}: lr_scheduler: OneCycleLR takes no argument max_lrr; did you"
+    with pytest.raises(ConfigError, match=sentence) as caught:
+        Runner(read_config(path)).setup_train()
+    assert not isinstance(caught.value, UsageError)
+    typed = ["lr_scheduler={type: OneCycleLR, args: {max_lr: 1}}", "model=Smallnet"]
+    with pytest.raises(UsageError, match=r"the command line: model: .* did you mean SmallNet"):
+        Runner(read_config(path, typed)).setup_train()
+
+
+def test_the_example_of_the_2020_system_trains_its_paths_and_epochs_aside(
+    config: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    root = config["dataset"]["root"]
+    paths = {"log_dir": "logs", "chkpt_dir": "checkpoint", "model_init": "models/model.pt"}
+    overrides = [f"{key}={tmp_path / value}" for key, value in paths.items()]
+    overrides += [f"dataset.root={root}", f"dataset.zip_dir={root}", "training.epochs=1"]
+    runner = Runner(read_config(CONFIGS / "original_2020.yaml", overrides))
+    metrics = runner.start_train()
+    assert 0 <= metrics["miou"] <= 1
+    assert type(runner.model).__name__ == "ResUNet"
+    assert "models/model.pt does not exist; the weights start at random" in caplog.text
+    assert "device: GPU was asked for and is not there; running on the CPU" in caplog.text
+    assert "batch_size is 128, but there are" in caplog.text
+    assert (tmp_path / "checkpoint" / "vathos_small_train" / "model_checkpoint_best.pt").exists()
+
+
+@pytest.mark.parametrize("by", ["background", "cutout", "both"])
+def test_nothing_that_is_held_out_is_trained_on_whatever_the_split_is_by(
+    config: dict[str, Any], by: str
+) -> None:
+    split = {"split": {"by": by, "test_fraction": 0.4}}
+    runner = Runner(changed(config, dataset={**config["dataset"], **split}))
+    runner.setup_train()
+    assert runner.split.by == by
+    assert len(runner.test_rows)
+    for numbers, held_out in (
+        (runner.dataset.backgrounds, runner.split.test_backgrounds),
+        (runner.dataset.foregrounds, runner.split.test_cutouts),
+    ):
+        assert not set(numbers[runner.train_rows].tolist()) & set(held_out)
+        assert not held_out or set(numbers[runner.test_rows].tolist()) <= set(held_out)
+
+
+def test_the_meaning_of_the_labels_goes_into_the_model_checkpoint(
+    config: dict[str, Any], tmp_path: Path
+) -> None:
+    path = Path(config["dataset"]["root"]) / "depth_fg_bg.zip"
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("labels/depth_fg_bg_info.json", '{"quantity": "depth_m", "scale_m": 10}')
+    Runner(changed(config, model={"type": "SmallNet", "args": {}})).start_train()
+    folder = tmp_path / "checkpoints" / "run"
+    state = torch.load(folder / "model_checkpoint.pt", weights_only=True)
+    assert state["quantity"] == {"quantity": "depth_m", "scale_m": 10}
+    assert state["size"] == [16, 16]
+
+
+def test_fresh_removes_all_that_an_earlier_run_left(config: dict[str, Any], tmp_path: Path) -> None:
+    Runner(changed(config, training={"epochs": 1, "keep_every": 1})).start_train()
+    Runner(config, fresh=True).setup_train()
+    folder = tmp_path / "checkpoints" / "run"
+    assert {path.name for path in folder.iterdir()} == {"config.yaml", "split.json", "lock"}
 
 
 def test_the_configurations_that_come_with_the_project_are_valid() -> None:

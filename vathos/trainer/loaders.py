@@ -7,6 +7,7 @@ BatchNorm's statistics, and the next epoch's order is another; testing leaves no
 from __future__ import annotations
 
 import logging
+import os
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -42,11 +43,25 @@ def make_batches(config: Config, train: Subset[Any], test: Subset[Any]) -> tuple
     if limit is not None:
         rows = thin(np.asarray(test.indices, dtype=np.int64), limit, config.seed)
         test = Subset(test.dataset, rows.tolist())
-    make = partial(Batches, workers=args.num_workers, pin_memory=args.pin_memory)
+    make = partial(Batches, workers=_workers(args.num_workers), pin_memory=args.pin_memory)
     return (
         make(train, args.batch_size, seed=config.seed, shuffle=args.shuffle, drop_last=True),
         make(test, args.batch_size, shuffle=False),
     )
+
+
+def _workers(wanted: int) -> int:
+    """No more processes than processors; how many decode changes no result."""
+    if hasattr(os, "sched_getaffinity"):
+        processors = len(os.sched_getaffinity(0))
+    else:
+        processors = os.cpu_count() or 1
+    if wanted > processors:
+        log.warning(
+            "dataset.loader_args.num_workers is %d, but there are %d processors; %d processes load",
+            *(wanted, processors, processors),
+        )
+    return min(wanted, processors)
 
 
 def shown_rows(test_batches: Batches) -> list[int]:

@@ -1,0 +1,192 @@
+"""Networks and runs small enough to be trained in a second, for the tests of training."""
+
+from __future__ import annotations
+
+import csv
+import multiprocessing
+import os
+import signal
+import sys
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch._dynamo  # else each forked process imports it for its first optimiser
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch import Tensor, distributed, nn
+from torch.utils.data import Subset
+
+import vathos.model
+from vathos.model import loss as L
+from vathos.runner import Runner
+from vathos.trainer import GPUTrainer, Progress, base_trainer, checkpoint
+from vathos.trainer.meter import METRICS, Meter
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from vathos.data_loader import DenseDepth
+
+EPOCHS = 3
+STEPS_PER_EPOCH = 3
+
+
+class TinyNet(nn.Module):
+    """The smallest model with the interface of the real one, BatchNorm included."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(6, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU())
+        self.head = nn.Conv2d(4, 2, 1)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        depth, mask = self.head(self.body(x)).split(1, dim=1)
+        return depth, mask
+
+
+class OtherNet(TinyNet):
+    """Another model by name."""
+
+
+class DropNet(TinyNet):
+    """One that draws random numbers at each step."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body.append(nn.Dropout2d(0.2))
+
+
+class PlainNet(nn.Module):
+    """One without BatchNorm, which computes in float64."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(6, 4, 3, padding=1), nn.Tanh(), nn.Conv2d(4, 2, 1))
+        self.double()
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        depth, mask = self.body(x.double()).split(1, dim=1)
+        return depth, mask
+
+
+def build_trainer(
+    folder: Path,
+    dataset: DenseDepth,
+    run: str = "run",
+    state: dict[str, Any] | None = None,
+    on_progress: Callable[[Progress], None] | None = None,
+    model: nn.Module | None = None,
+    config: dict[str, Any] | None = None,
+    losses: tuple[nn.Module, nn.Module] | None = None,
+    samples: int = 12,
+    **training: Any,
+) -> GPUTrainer:
+    """A trainer of `model` in `folder/run`; keywords not named here go to `training`."""
+    torch.manual_seed(0)
+    model = model or TinyNet()
+    whole = {
+        "name": run,
+        "chkpt_dir": str(folder),
+        "device": "CPU",
+        "precision": "float32",
+        "dataset": {"loader_args": {"batch_size": 4}},
+        "lr_scheduler": {"type": "OneCycleLR", "args": {"max_lr": 0.1}},
+        "training": {"epochs": EPOCHS, "log_every": 2, **training},
+        **(config or {}),
+    }
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
+    losses = losses or (L.BCEDiceLoss(), L.RMSELoss())
+    subsets = Subset(dataset, range(samples)), Subset(dataset, range(5, 16))
+    return GPUTrainer(model, losses, optimizer, whole, *subsets, state, on_progress)
+
+
+class Killed(BaseException):
+    """Stands for the end of a process: nothing that training catches."""
+
+
+def stop_at(
+    phase: str, step: int, error: type[BaseException] = KeyboardInterrupt
+) -> Callable[[Progress], None]:
+    """A callback that presses Ctrl-C when it is first told of this step."""
+
+    def callback(progress: Progress) -> None:
+        if progress.phase == phase and progress.step == step:
+            raise error
+
+    return callback
+
+
+def read_record(folder: Path) -> list[dict[str, str]]:
+    """The rows of `metrics.csv`, without the seconds that an epoch took."""
+    with (folder / "metrics.csv").open() as file:
+        return [{**row, "seconds": ""} for row in csv.DictReader(file)]
+
+
+def read_curves(folder: Path) -> dict[str, list[tuple[int, float]]]:
+    """TensorBoard's points by tag, as (step, value); pictures have the size of their file."""
+    record = EventAccumulator(str(folder), size_guidance={"scalars": 0, "images": 0})
+    record.Reload()
+    tags = record.Tags()
+    curves = {tag: [(e.step, e.value) for e in record.Scalars(tag)] for tag in tags["scalars"]}
+    for tag in tags["images"]:
+        curves[tag] = [(e.step, len(e.encoded_image_string)) for e in record.Images(tag)]
+    return curves
+
+
+def train_and_die(config: dict[str, Any], moment: tuple[str, int] | None) -> None:
+    """What a process of the tests does: train as configured, and be killed at a moment.
+
+    (train, 5): after step 5; (tested, 2): after the test of epoch 2; (recorded, 2): before the
+    checkpoints of epoch 2; (half saved, 2): between them; (saved, 2): after them.
+    """
+    # Where TensorFlow is installed, TensorBoard would load it: five seconds in each process.
+    sys.modules["tensorboard.compat.notf"] = ModuleType("notf")
+    multiprocessing.set_start_method("fork", force=True)  # for the loading processes
+    torch.set_num_threads(1)
+    vathos.model.DropNet = DropNet  # type: ignore[attr-defined]
+
+    def die(*now: object) -> None:
+        if now == moment:
+            # As where a job is killed; left alone, these look every five seconds for a parent.
+            for loading in multiprocessing.active_children():
+                loading.kill()
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def on_progress(progress: Progress) -> None:
+        if progress.phase == "train" and not progress.done:
+            die("train", progress.step)
+        if progress.phase == "test" and progress.done:
+            die("tested", progress.epoch + 1)
+
+    save_pair, save_checkpoint = checkpoint.save_pair, checkpoint.save_checkpoint
+
+    def save_and_die(
+        folder: Path, model: dict[str, Any], training: dict[str, Any], also: Sequence[str] = ()
+    ) -> None:
+        at_border = training["batch"] == 0
+        epoch = training["epoch"] if at_border else 0
+        die("recorded", epoch)
+
+        def write(state: dict[str, Any], path: Path) -> None:
+            save_checkpoint(state, path)
+            die("half saved", epoch)
+
+        checkpoint.save_checkpoint = write
+        save_pair(folder, model, training, also)
+        die("saved", epoch)
+
+    base_trainer.save_pair = save_and_die  # type: ignore[attr-defined]
+    Runner(config, on_progress).start_train()
+
+
+def gather_in_a_process(rank: int, port: int, results: Any) -> None:
+    """What each of two processes does: count batches of its own, and put the mean over both."""
+    distributed.init_process_group(
+        "gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2
+    )
+    meter = Meter(torch.device("cpu"))
+    for number, samples in [(1.0, 4), (3.0, 1)] if rank else [(10.0, 2)]:
+        meter.add(torch.full((len(METRICS),), number), samples)
+    results.put(meter.gather())
+    distributed.destroy_process_group()
