@@ -25,6 +25,7 @@ from vathos.errors import CheckpointError, ConfigError, UsageError
 from vathos.model.resunet import SIZE_MULTIPLE
 from vathos.predict.files import write_file
 from vathos.predict.predictor import Network, load_network
+from vathos.trainer.checkpoint import find_checkpoint
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -75,7 +76,8 @@ def export(checkpoint: str | Path, kind: Format, path: str | Path | None = None)
     """
     if kind not in get_args(Format):
         raise UsageError(f"there is no format {kind!r}; use onnx or pt2")
-    target = Path(checkpoint).with_suffix(f".{kind}") if path is None else Path(path)
+    checkpoint = find_checkpoint(checkpoint)
+    target = checkpoint.with_suffix(f".{kind}") if path is None else Path(path)
     if target.is_dir():
         raise UsageError(f"{target} is a folder; name a file")
     if kind == "onnx":

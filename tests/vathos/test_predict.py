@@ -220,6 +220,14 @@ def test_a_checkpoint_says_what_its_network_is(tmp_path: Path) -> None:
     assert "without a unit" in relative.meaning()
 
 
+def test_a_run_folder_stands_for_the_checkpoint_in_it(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path / "model_checkpoint.pt")
+    assert load_network(tmp_path).step == 12
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(CheckpointError, match=r"empty/model_checkpoint.pt does not exist"):
+        load_network(tmp_path / "empty")
+
+
 def test_a_checkpoint_of_an_earlier_version_loads(tmp_path: Path) -> None:
     model = drawn_network()
     torch.save({"model_name": "ResUNet", "model": model.state_dict()}, tmp_path / "old.pt")

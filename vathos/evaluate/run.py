@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -27,9 +26,11 @@ from vathos.errors import UsageError
 from vathos.evaluate.opening import open_run
 from vathos.evaluate.scores import RegionFigures, Scores, zones
 from vathos.predict.predictor import Predictor
+from vathos.trainer.checkpoint import find_checkpoint
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
+    from pathlib import Path
 
     import numpy as np
     from numpy.typing import NDArray
@@ -114,7 +115,7 @@ def evaluate(
     `UsageError`, and `ImageError` for a damaged member.
     """
     options = options or EvaluateOptions()
-    path = Path(checkpoint)
+    path = find_checkpoint(checkpoint)
     predictor = Predictor.load(path, options.device)
     opened = open_run(path, options.config, options.zip_dir)
     dataset, seed = opened.dataset, opened.config.seed

@@ -18,7 +18,7 @@ from depthgen.images import decode, resize
 from vathos import model as models
 from vathos.errors import CheckpointError, ConfigError, DataError, UsageError
 from vathos.model.resunet import SIZE_MULTIPLE
-from vathos.trainer.checkpoint import load_checkpoint, load_model_state
+from vathos.trainer.checkpoint import find_checkpoint, load_checkpoint, load_model_state
 from vathos.utils.device import choose_device
 from vathos.utils.instances import get_instance_v2
 
@@ -67,11 +67,12 @@ class Network:
 
 
 def load_network(path: str | Path) -> Network:
-    """Read a checkpoint of a run, `model_checkpoint.pt` or `train_checkpoint.pt`.
+    """Read a checkpoint of a run, `model_checkpoint.pt` or `train_checkpoint.pt`, or take the first
+    from the run's folder.
 
     Raises `CheckpointError` if it is damaged, not a checkpoint, or of a network not known here.
     """
-    path = Path(path)
+    path = find_checkpoint(path)
     state = load_checkpoint(path)
     name = state.get("model_name")
     if not isinstance(name, str):

@@ -11,6 +11,7 @@ import pickle
 import random
 import shutil
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,7 +21,6 @@ from vathos.errors import CheckpointError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from pathlib import Path
     from typing import IO
 
     from torch import nn
@@ -29,6 +29,7 @@ __all__ = [
     "MODEL_CHECKPOINT",
     "TRAIN_CHECKPOINT",
     "all_checkpoints",
+    "find_checkpoint",
     "get_rng_state",
     "load_checkpoint",
     "load_model_state",
@@ -114,6 +115,12 @@ def _twin(path: Path, other: Path) -> None:
         shutil.copyfile(path, beside)
     beside.replace(other)
     _sync_folder(other.parent)
+
+
+def find_checkpoint(path: str | Path) -> Path:
+    """`path` itself, or in a folder of a run the checkpoint of its network."""
+    path = Path(path)
+    return path / MODEL_CHECKPOINT if path.is_dir() else path
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
