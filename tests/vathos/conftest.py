@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+import torch
 
 from depthgen.archive import ArchiveWriter
 from depthgen.images import encode_jpeg, encode_mask, encode_png
@@ -124,6 +125,12 @@ class TinySet:
             np.save(buffer, stored.astype(np.float32))
             return buffer.getvalue()
         return encode_png(stored.astype(np.uint8 if self.depth_bits == 8 else np.uint16))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    """Two threads that share so little wait for each other, and minutes where a core is taken."""
+    torch.set_num_threads(1)
 
 
 @pytest.fixture

@@ -12,12 +12,14 @@ import pytest
 import torch
 from torch.utils.data import Subset, TensorDataset
 
+from tests.vathos.trainings import load_slowly
 from vathos.data_loader import DenseDepth
 from vathos.data_loader.batches import Batches, BatchOrder
 from vathos.errors import DataError, TrainingError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from multiprocessing.context import ForkServerContext
 
 
 def test_an_epoch_is_a_permutation_that_depends_on_seed_and_epoch() -> None:
@@ -93,6 +95,21 @@ def test_a_worker_that_dies_is_one_sentence_and_only_where_its_batch_is_awaited(
     time.sleep(0.6)  # it dies here, and nothing is raised
     with pytest.raises(TrainingError, match=r"^a process that loads the data died[^\n]*$"):
         next(batches)
+
+
+def test_workers_end_with_a_process_that_is_killed_whatever_they_are_doing(
+    processes: ForkServerContext,
+) -> None:
+    here, there = processes.Pipe(duplex=False)
+    parent = processes.Process(target=load_slowly, args=(there,))
+    parent.start()
+    there.close()  # now it is open in the parent and in its workers only
+    assert {here.recv(), here.recv()} == {0, 1}
+    parent.kill()
+    assert here.poll(20), "they are still there"
+    with pytest.raises(EOFError):
+        here.recv()
+    parent.join()
 
 
 @pytest.mark.parametrize("workers", [0, 1])

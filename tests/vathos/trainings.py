@@ -6,17 +6,16 @@ import csv
 import multiprocessing
 import os
 import signal
-import sys
-from types import ModuleType
+import time
 from typing import TYPE_CHECKING, Any
 
 import torch
 import torch._dynamo  # else each forked process imports it for its first optimiser
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor, distributed, nn
-from torch.utils.data import Subset
+from torch.utils.data import Dataset, Subset
 
 import vathos.model
+from vathos.data_loader.batches import Batches
 from vathos.model import loss as L
 from vathos.runner import Runner
 from vathos.trainer import GPUTrainer, Progress, base_trainer, checkpoint
@@ -24,6 +23,7 @@ from vathos.trainer.meter import METRICS, Meter
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from multiprocessing.connection import Connection
     from pathlib import Path
 
     from vathos.data_loader import DenseDepth
@@ -125,6 +125,9 @@ def read_record(folder: Path) -> list[dict[str, str]]:
 
 def read_curves(folder: Path) -> dict[str, list[tuple[int, float]]]:
     """TensorBoard's points by tag, as (step, value); pictures have the size of their file."""
+    # Not above, where processes that train would have it before the trainer asks for its like.
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
     record = EventAccumulator(str(folder), size_guidance={"scalars": 0, "images": 0})
     record.Reload()
     tags = record.Tags()
@@ -140,17 +143,12 @@ def train_and_die(config: dict[str, Any], moment: tuple[str, int] | None) -> Non
     (train, 5): after step 5; (tested, 2): after the test of epoch 2; (recorded, 2): before the
     checkpoints of epoch 2; (half saved, 2): between them; (saved, 2): after them.
     """
-    # Where TensorFlow is installed, TensorBoard would load it: five seconds in each process.
-    sys.modules["tensorboard.compat.notf"] = ModuleType("notf")
     multiprocessing.set_start_method("fork", force=True)  # for the loading processes
     torch.set_num_threads(1)
     vathos.model.DropNet = DropNet  # type: ignore[attr-defined]
 
     def die(*now: object) -> None:
         if now == moment:
-            # As where a job is killed; left alone, these look every five seconds for a parent.
-            for loading in multiprocessing.active_children():
-                loading.kill()
             os.kill(os.getpid(), signal.SIGKILL)
 
     def on_progress(progress: Progress) -> None:
@@ -178,6 +176,24 @@ def train_and_die(config: dict[str, Any], moment: tuple[str, int] | None) -> Non
 
     base_trainer.save_pair = save_and_die  # type: ignore[attr-defined]
     Runner(config, on_progress).start_train()
+
+
+class Slow(Dataset[int]):
+    """Makes one sample a minute, and tells when it begins."""
+
+    def __init__(self, here: Connection) -> None:
+        self.here = here
+
+    def __getitem__(self, row: int) -> int:
+        self.here.send(row)
+        time.sleep(60)
+        return row
+
+
+def load_slowly(here: Connection) -> None:
+    """What a process of the tests does: wait for batches that two processes make."""
+    multiprocessing.set_start_method("fork", force=True)
+    list(Batches(Subset(Slow(here), range(2)), 1, shuffle=False, workers=2).epoch(0))
 
 
 def gather_in_a_process(rank: int, port: int, results: Any) -> None:

@@ -7,6 +7,7 @@ a worker is raised here, where its batch is awaited, in the words of one process
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import threading
@@ -80,9 +81,9 @@ class Batches:
     """Batches of a subset, as the dataset stores them: `for batch in batches.epoch(3, start=17)`.
 
     A dataset with `load_batch(rows)` is asked for whole batches, any other for its items, which are
-    then stacked. `workers` processes decode ahead; they live as long as this object. An error of
-    the data is raised as it is; a worker that dies, which the system does to it where memory is
-    short, is a `TrainingError`.
+    then stacked. `workers` processes decode ahead; they live as long as this object, and no longer
+    than the process that has it, even if that is killed. An error of the data is raised as it is; a
+    worker that dies, which the system does to it where memory is short, is a `TrainingError`.
     """
 
     def __init__(
@@ -129,7 +130,7 @@ class Batches:
                 num_workers=self._workers,
                 persistent_workers=self._workers > 0,
                 pin_memory=self._pin_memory,
-                worker_init_fn=_leave_interrupts_to_the_parent,
+                worker_init_fn=_bind_to_the_parent,
                 # Its own generator: the workers' seeds must not be drawn from the training's.
                 generator=torch.Generator().manual_seed(self.order.seed % 2**63),
             )
@@ -169,11 +170,21 @@ def _start_workers(loader: DataLoader[Batch]) -> Iterator[Batch]:
     return batches
 
 
-def _leave_interrupts_to_the_parent(_worker: int) -> None:
+def _bind_to_the_parent(_worker: int) -> None:
     # Ctrl-C reaches every process of the terminal, and `timeout` signals the whole group; the
     # parent still needs its workers to finish the step and save.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     os.setpgid(0, 0)
+    threading.Thread(target=_end_with_the_parent, daemon=True).start()
+
+
+def _end_with_the_parent() -> None:
+    # Of a parent that is killed torch's worker knows nothing while it makes a batch or hands it
+    # over, nor ever if it was not yet ready; and whoever reads its standard output waits for it.
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 class _ByBatch(Dataset[Any]):
