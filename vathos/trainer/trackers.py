@@ -21,7 +21,7 @@ import torch
 
 from vathos.errors import ConfigError
 from vathos.trainer.checkpoint import write_atomic
-from vathos.trainer.event_files import BY_EPOCH, cut_back
+from vathos.trainer.event_files import BY_EPOCH, cut_back, without_tensorflow
 from vathos.utils.config import flatten
 
 if TYPE_CHECKING:
@@ -61,10 +61,10 @@ class TensorBoard:
     """Event files in `folder`. `epoch` and `step` say where the run goes on."""
 
     def __init__(self, folder: Path, epoch: int, step: int) -> None:
-        from torch.utils.tensorboard import SummaryWriter
+        with without_tensorflow():
+            from torch.utils.tensorboard import SummaryWriter
 
-        # Where TensorFlow is installed, TensorBoard makes folders with it, and its errors are no
-        # OSError.
+        # TensorBoard would make it too, but its errors are no OSError.
         folder.mkdir(parents=True, exist_ok=True)
         cut_back(folder, epoch, step)
         self._writer: Any = SummaryWriter(str(folder))
@@ -144,9 +144,20 @@ class MLflow:
         config.log_folder.mkdir(parents=True, exist_ok=True)
         uri = f"sqlite:///{config.log_folder / 'mlflow.db'}"
         self._client = mlflow.MlflowClient(os.environ.get("MLFLOW_TRACKING_URI", uri))
-        if run_id is None:
+        if run_id is None or not self._goes_on(run_id):
             run_id = self._begin(config)
         self.run_id = run_id
+
+    def _goes_on(self, run_id: str) -> bool:
+        """Open that run again; False where it is not known, as after `log_dir` was changed."""
+        refused: Any = import_module("mlflow.exceptions").MlflowException
+        try:
+            self._client.update_run(run_id, status="RUNNING")
+        except refused as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            return False
+        return True
 
     def _begin(self, config: Config) -> str:
         found = self._client.get_experiment_by_name("vathos")
@@ -179,7 +190,7 @@ class MLflow:
 def open_trackers(config: Config) -> list[Tracker]:
     """Those of `config.trackers`; they go on with the runs that the run folder remembers.
 
-    Raises `ConfigError` for one that is not installed.
+    Raises `ConfigError` for one that is not installed or does not start.
     """
     for name in config.trackers:
         if find_spec(name) is None:
@@ -189,7 +200,17 @@ def open_trackers(config: Config) -> list[Tracker]:
     path = config.run_folder / TRACKERS_FILE
     runs: dict[str, str] = json.loads(path.read_text()) if path.exists() else {}
     kinds: dict[str, type[WandB] | type[MLflow]] = {"wandb": WandB, "mlflow": MLflow}
-    opened = {name: kinds[name](config, runs.get(name)) for name in config.trackers}
+    opened: dict[str, WandB | MLflow] = {}
+    for name in config.trackers:
+        try:
+            opened[name] = kinds[name](config, runs.get(name))
+        except OSError:
+            raise
+        except Exception as error:  # no account, no server: each library has errors of its own
+            reason = " ".join(str(error).split())
+            raise ConfigError(
+                f"trackers: {name} does not start ({reason}); mend that, or leave it out"
+            ) from error
     if opened:
         runs |= {name: tracker.run_id for name, tracker in opened.items()}
         write_atomic(path, lambda file: file.write(json.dumps(runs).encode()))
