@@ -27,8 +27,7 @@ CHAIN = (
     ("status",),
     ("doctor",),
 )
-# What to type, and the extra that its one sentence must name. Every network needs torch first; what
-# a Keras, ONNX or hub network needs besides is said once that is there.
+# What to type, and the extra that its one sentence must name.
 NEEDS = (
     (("train", "x.yaml"), "train"),
     (("demo",), "train"),
@@ -38,10 +37,10 @@ NEEDS = (
     (("export", "x.pt", "--format", "pt2"), "train"),
     (("depthmap", "--overwrite", "--model", "densedepth", "--weights", "net.h5"), "train"),
     (("depthmap", "--overwrite", "--model", "densedepth", "--weights", "net.pt"), "train"),
-    (("depthmap", "--overwrite", "--model", "keras", "--weights", "net.h5"), "train"),
-    (("depthmap", "--overwrite", "--model", "onnx", "--weights", "net.onnx"), "train"),
-    (("depthmap", "--overwrite", "--model", "depth-anything-v2-small"), "train"),
-    (("depthmap", "--overwrite", "--model", "someone/something"), "train"),
+    (("depthmap", "--overwrite", "--model", "keras", "--weights", "net.h5"), "keras"),
+    (("depthmap", "--overwrite", "--model", "onnx", "--weights", "net.onnx"), "onnx"),
+    (("depthmap", "--overwrite", "--model", "depth-anything-v2-small"), "transformers"),
+    (("depthmap", "--overwrite", "--model", "someone/something"), "transformers"),
 )
 
 

@@ -45,6 +45,12 @@ class Network:
         return self.model not in ("keras", "onnx")
 
     @property
+    def extra(self) -> str:
+        """The extra of this project that brings all it runs on."""
+        extras = {"densedepth": "train", "keras": "keras", "onnx": "onnx"}
+        return extras.get(self.model, "transformers")
+
+    @property
     def asked(self) -> str:
         """What `--model` says to have it; of a folder the last part, for folders move."""
         return Path(self.model).name if Path(self.model).is_dir() else self.model

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from depthgen.depth.choose import Network
     from depthgen.depth.plan import Plan
     from depthgen.workspace import Workspace
 
@@ -113,7 +114,7 @@ def prepare(
     if network is None and missing:
         raise StageError(_no_depth(workspace, missing))
     if network is not None:
-        _needs_torch(workspace)
+        _needs_torch(workspace, network, options)
     if network is None or options.model == LAYERED:
         from depthgen.depth.layered_plan import plan_layered
 
@@ -169,9 +170,14 @@ def _no_depth(workspace: Workspace, missing: list[int]) -> str:
     )
 
 
-def _needs_torch(workspace: Workspace) -> None:
+def _needs_torch(workspace: Workspace, network: Network, options: DepthmapOptions) -> None:
     from importlib.util import find_spec
 
-    if find_spec("torch") is None:
-        reason = "a network needs PyTorch: type `pip install 'depthgen-vathos[train]'`"
-        raise StageError(choices(workspace, reason))
+    if find_spec("torch") is not None:
+        return
+    install = f"pip install 'depthgen-vathos[{network.extra}]'"
+    if options.model == "auto" and options.weights is None:
+        raise StageError(choices(workspace, f"a network needs PyTorch: type `{install}`"))
+    raise StageError(
+        f"the network {network.asked} needs PyTorch, not installed here; type `{install}`"
+    )

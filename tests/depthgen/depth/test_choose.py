@@ -11,7 +11,7 @@ import pytest
 from depthgen import images
 from depthgen.archive import ArchiveWriter
 from depthgen.depth import DepthmapOptions, prepare
-from depthgen.depth.choose import Network, choose_network, find_densedepth
+from depthgen.depth.choose import FILE_MODELS, Network, choose_network, find_densedepth
 from depthgen.depth.hub import DEFAULT_NETWORK, NETWORKS
 from depthgen.errors import DepthgenError, OptionsError, StageError
 from depthgen.workspace import Workspace
@@ -161,7 +161,7 @@ def test_where_nothing_can_label_one_sentence_lists_the_choices(
     monkeypatch.setattr("depthgen.depth.extras.find_spec", find_spec)
     told = sentence(workspace)
     reasons = {
-        "torch": r"pip install 'depthgen-vathos[train]'",
+        "torch": r"pip install 'depthgen-vathos[transformers]'",
         "transformers": r"pip install 'depthgen-vathos[transformers]'",
         "network": "hf download",
     }
@@ -169,6 +169,30 @@ def test_where_nothing_can_label_one_sentence_lists_the_choices(
     for choice in ("depthgen render", "--depth DIR", "nyu.h5", "[transformers]", "--weights DIR"):
         assert choice in told
     assert "\n" not in told
+
+
+@pytest.mark.parametrize(
+    ("model", "extra"),
+    [
+        ("densedepth", "train"),
+        ("keras", "keras"),
+        ("onnx", "onnx"),
+        (DEFAULT_NETWORK, "transformers"),
+        ("someone/something", "transformers"),
+    ],
+)
+def test_without_torch_a_network_names_the_extra_that_brings_all_it_needs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: str, extra: str
+) -> None:
+    workspace = make_composites(tmp_path / "W")
+    file = touch(tmp_path / "network")
+    weights = file if model in FILE_MODELS else None
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, package=None: None)
+    told = sentence(workspace, model=model, weights=weights)
+    assert told == (
+        f"the network {model} needs PyTorch, not installed here; type "
+        f"`pip install 'depthgen-vathos[{extra}]'`"
+    )
 
 
 def test_layered_without_depth_says_how_to_get_it(tmp_path: Path) -> None:
