@@ -128,6 +128,26 @@ def test_changed_archives_refuse_to_continue(
         Runner(config).setup_train()
 
 
+@pytest.mark.parametrize(
+    "record",
+    [
+        {"train": [0, 1], "test": [2]},
+        {"split": {"by": "background", "train_backgrounds": [0]}, "archives": {}},
+        {"split": None, "archives": {}},
+    ],
+)
+def test_a_split_of_another_version_is_named_with_what_to_do(
+    config: dict[str, Any], tmp_path: Path, record: dict[str, Any]
+) -> None:
+    path = tmp_path / "checkpoints" / "run" / "split.json"
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps(record))
+    with pytest.raises(DataError, match=r"train under another name, or .* --fresh$") as caught:
+        Runner(config).setup_train()
+    assert str(path) in str(caught.value)
+    Runner(config, fresh=True).setup_train()
+
+
 def test_a_missing_model_init_is_a_warning_and_a_checkpoint_is_used(
     config: dict[str, Any], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

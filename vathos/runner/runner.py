@@ -174,10 +174,11 @@ class Runner:
             try:
                 record = json.loads(path.read_text(encoding="utf-8"))
                 kept = Split.from_json(record["split"])
-                before = record["archives"]
-            except (OSError, ValueError, KeyError, TypeError) as error:
+                before = dict(record["archives"])
+            except (OSError, ValueError, KeyError, TypeError, DataError) as error:
                 raise DataError(
-                    f"{path} cannot be read; start the run anew with --fresh"
+                    f"{path} is no split that this version can read; train under another name, or "
+                    "start the run anew with --fresh"
                 ) from error
             changed = [
                 stem
