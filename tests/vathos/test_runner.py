@@ -112,6 +112,12 @@ def test_a_changed_configuration_refuses_to_continue_and_names_what_differs(
     Runner(changed(config, **change), fresh=True).setup_train()
 
 
+def test_a_section_that_is_left_out_is_a_changed_configuration_too(config: dict[str, Any]) -> None:
+    Runner(changed(config, lr_scheduler={"type": "CosineAnnealingLR"})).setup_train()
+    with pytest.raises(ConfigError, match=r"lr_scheduler.type 'CosineAnnealingLR', and .* None"):
+        Runner(config).setup_train()
+
+
 def test_where_a_run_computes_may_change(config: dict[str, Any]) -> None:
     Runner(config).setup_train()
     Runner(changed(config, device="auto", training={"epochs": 2, "log_every": 1})).setup_train()

@@ -230,7 +230,8 @@ class Runner:
         before = flatten(read_config(path))
         # Through JSON, as the stored one went: a tuple has become a list there.
         now = flatten(Config.model_validate(self.config.model_dump(mode="json")))
-        for key, value in now.items():
+        for key in {**before, **now}:  # a section that is gone has its keys in `before` alone
+            value = now.get(key)
             if key not in FREE_KEYS and before.get(key) != value:
                 raise ConfigError(
                     f"the run in {self.run_folder} was started with {key} {before.get(key)!r}, and "
