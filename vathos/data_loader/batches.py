@@ -23,7 +23,7 @@ from depthgen.images import ImageError
 from vathos.errors import TrainingError, VathosError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -70,15 +70,17 @@ class BatchOrder:
         """The rows of batch `step` of this epoch."""
         return self.epoch(epoch)[step * self.batch_size : (step + 1) * self.batch_size]
 
-    def iterate(self, epoch: int, start: int = 0) -> Iterator[NDArray[np.int64]]:
-        """The rows of batch `start` and of those after it."""
+    def iterate(
+        self, epoch: int, numbers: Sequence[int] | None = None
+    ) -> Iterator[NDArray[np.int64]]:
+        """The rows of all batches, or of those of these numbers."""
         order = self.epoch(epoch)
-        for step in range(start, self.batches):
-            yield order[step * self.batch_size : (step + 1) * self.batch_size]
+        for number in range(self.batches) if numbers is None else numbers:
+            yield order[number * self.batch_size : (number + 1) * self.batch_size]
 
 
 class Batches:
-    """Batches of a subset, as the dataset stores them: `for batch in batches.epoch(3, start=17)`.
+    """Batches of a subset, as the dataset stores them: `for batch in batches.epoch(3)`.
 
     A dataset with `load_batch(rows)` is asked for whole batches, any other for its items, which are
     then stacked. `workers` processes decode ahead; they live as long as this object, and no longer
@@ -118,10 +120,12 @@ class Batches:
         """Samples in one epoch."""
         return min(len(self.order.rows), len(self.order) * self.order.batch_size)
 
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        """Batches `start` and on of this epoch."""
+    def epoch(self, epoch: int, numbers: Sequence[int] | None = None) -> Iterator[Batch]:
+        """The batches of this epoch, or of them those of these numbers: what is left of it, or the
+        share of one process of several."""
+        numbers = range(len(self)) if numbers is None else numbers
         if not self._workers and not self._pin_memory:
-            return map(self._dataset.load, self.order.iterate(epoch, start))
+            return map(self._dataset.load, self.order.iterate(epoch, numbers))
         if self._loader is None:
             self._loader = DataLoader(
                 self._dataset,
@@ -134,7 +138,7 @@ class Batches:
                 # Its own generator: the workers' seeds must not be drawn from the training's.
                 generator=torch.Generator().manual_seed(self.order.seed % 2**63),
             )
-        self._queue.epoch, self._queue.start = epoch, start
+        self._queue.epoch, self._queue.numbers = epoch, numbers
         return self._await(self._loader)
 
     def _await(self, loader: DataLoader[Batch]) -> Iterator[Batch]:
@@ -221,10 +225,10 @@ class _Queue:
     def __init__(self, order: BatchOrder) -> None:
         self.order = order
         self.epoch = 0
-        self.start = 0
+        self.numbers: Sequence[int] = ()
 
     def __iter__(self) -> Iterator[NDArray[np.int64]]:
-        return self.order.iterate(self.epoch, self.start)
+        return self.order.iterate(self.epoch, self.numbers)
 
     def __len__(self) -> int:
-        return len(self.order) - self.start
+        return len(self.numbers)

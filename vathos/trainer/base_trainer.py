@@ -181,9 +181,9 @@ class BaseTrainer(ABC):
         end = batches_in_epoch(training, epoch, self.steps, len(self.train_batches))
         clock = Clock()
         if self.state.batch < end:
-            batches = self.train_batches.epoch(epoch, self.state.batch)
+            batches = self.train_batches.epoch(epoch, range(self.state.batch, end))
             # What is left of an epoch after its last full group is a step of its own.
-            while group := tuple(islice(batches, min(training.accumulate, end - self.state.batch))):
+            while group := tuple(islice(batches, training.accumulate)):
                 self._train_step(epoch, group)
                 clock.samples += sum(len(stored["bg"]) for stored in group)
                 if self.state.step % training.log_every == 0:
