@@ -18,7 +18,18 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
+BILEVEL = bytes((1, 0, 0, 0, 0))  # IHDR: 1 bit, grey, deflate, standard filters, no interlace
 _SUB = 1  # the filter that stores each byte as its difference from the pixel before
+
+
+def chunk(kind: bytes, body: bytes) -> bytes:
+    """One chunk: length, kind, body, checksum."""
+    checksum = zlib.crc32(body, zlib.crc32(kind))
+    return b"".join((struct.pack(">I", len(body)), kind, body, struct.pack(">I", checksum)))
+
+
+IEND = chunk(b"IEND", b"")
+_IDAT_AT = 8 + 25  # after the signature and the IHDR chunk
 
 
 def chunks(data: bytes | memoryview) -> Iterator[tuple[bytes, memoryview, bool]]:
@@ -73,3 +84,28 @@ def decode_plain_grey(data: bytes | memoryview, max_pixels: int) -> NDArray[Any]
     steps = rows.reshape(height, stride)[:, 1:].reshape(height, width, size)
     pixels = np.add.accumulate(steps, axis=1, dtype=np.uint8)
     return pixels[:, :, 0] if size == 1 else pixels.view(">u2")[:, :, 0].astype(np.uint16)
+
+
+def decode_plain_mask(data: bytes, max_pixels: int) -> NDArray[np.uint8] | None:
+    """A mask as `images.encode_mask` writes it, (H, W) of 0 and 255; None for any other file.
+
+    One whole IDAT, no row filtered, every checksum right.
+    """
+    width, height = struct.unpack_from(">II", data, 16)
+    stride = 1 + (width + 7) // 8
+    body = data[_IDAT_AT : -len(IEND)]
+    if not 0 < width * height <= max_pixels or not data.endswith(IEND):
+        return None
+    if chunk(b"IHDR", data[16:29]) != data[8:_IDAT_AT] or len(body) < 12:
+        return None
+    if chunk(b"IDAT", body[8:-4]) != body:
+        return None
+    inflater = zlib.decompressobj()
+    try:
+        packed = np.frombuffer(inflater.decompress(body[8:-4], height * stride + 1), np.uint8)
+    except zlib.error:
+        return None
+    if packed.size != height * stride or not inflater.eof or packed[::stride].any():
+        return None
+    bits = np.unpackbits(packed.reshape(height, stride)[:, 1:], axis=1, count=width)
+    return bits * np.uint8(255)

@@ -291,6 +291,28 @@ def test_jpeg_gives_back_nearly_every_pixel() -> None:
     assert close(images.decode(memoryview(flipped), "RGB"), COLOURS[:, ::-1], by=2)
 
 
+@pytest.mark.parametrize("by", [2, 4, 8])
+@pytest.mark.parametrize(("height", "width"), [(96, 96), (37, 90)])
+def test_a_jpeg_is_decoded_at_a_part_of_its_size_as_by_pillow(
+    height: int, width: int, by: images.Reduction
+) -> None:
+    data = images.encode_jpeg(scene(height, width), 95)
+    picture = Image.open(io.BytesIO(data))
+    picture.draft("RGB", (width // by, height // by))
+    ours = images.decode(data, "RGB", reduced=by)
+    assert ours.shape == (-(-height // by), -(-width // by), 3)
+    assert np.abs(ours.astype(int) - np.asarray(picture)).max() <= 2
+
+
+def test_other_kinds_are_averaged_to_a_part_of_their_size() -> None:
+    png = images.encode_png(scene(40, 60))
+    wanted = images.resize(scene(40, 60), 30, 20, "area")
+    assert np.array_equal(images.decode(png, "RGB", reduced=2), wanted)
+    mask = np.arange(40) < np.arange(60)[:, None]
+    small = images.decode(images.encode_mask(mask), "L", reduced=4)
+    assert np.array_equal(small, images.resize(mask * np.uint8(255), 10, 15, "area"))
+
+
 @pytest.mark.parametrize("size", [(30, 20), (90, 100)])
 def test_bicubic_is_pillows_with_alpha_premultiplied(size: tuple[int, int]) -> None:
     alpha = (np.hypot(*np.mgrid[-24:24, -32:32]) < 15)[:, :, None] * np.uint8(255)
