@@ -149,6 +149,11 @@ class Workspace:
         return self.root / "weights"
 
     @property
+    def cache(self) -> Path:
+        """Decoded samples; may be deleted at any time."""
+        return self.root / "cache"
+
+    @property
     def runs(self) -> Path:
         return self.root / "runs"
 

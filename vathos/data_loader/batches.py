@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from vathos.data_loader.cache import Cache
     from vathos.data_loader.dense_depth import Batch
 
 __all__ = ["BatchOrder", "Batches"]
@@ -106,8 +107,10 @@ class Batches:
             shuffle=shuffle,
             drop_last=drop_last,
         )
+        self.dataset: Any = subset.dataset
         self._dataset = _ByBatch(subset.dataset)
-        self._queue = _Queue(self.order)
+        self._queue = _Queue()
+        self._cache: Cache | None = None
         self._loader: DataLoader[Batch] | None = None
         self._workers = workers
         self._pin_memory = pin_memory and torch.cuda.is_available()
@@ -123,9 +126,33 @@ class Batches:
     def epoch(self, epoch: int, numbers: Sequence[int] | None = None) -> Iterator[Batch]:
         """The batches of this epoch, or of them those of these numbers: what is left of it, or the
         share of one process of several."""
-        numbers = range(len(self)) if numbers is None else numbers
-        if not self._workers and not self._pin_memory:
-            return map(self._dataset.load, self.order.iterate(epoch, numbers))
+        plan = list(self.order.iterate(epoch, numbers))
+        return self._load(plan) if self._cache is None else self._through(self._cache, plan)
+
+    def keep_in(self, cache: Cache) -> None:
+        """From now on, decode a sample at its first visit and take it from `cache` at the next."""
+        self._cache = cache
+        # Of what is copied at once, only the way to a device gains from pinned memory.
+        self._pin_memory &= cache.device.type == "cuda"
+
+    def _through(self, cache: Cache, plan: Sequence[NDArray[np.int64]]) -> Iterator[Batch]:
+        # An epoch visits a row once, so what it will miss is known here, however far ahead the
+        # workers decode.
+        missing = [rows[~cache.has(rows)] for rows in plan]
+        loaded = self._load([rows for rows in missing if len(rows)])
+        for rows, absent, at in zip(plan, missing, cache.places(plan), strict=True):
+            if len(absent):
+                cache.put(absent, next(loaded))
+            damaged = cache.damaged(rows)
+            if len(damaged):
+                cache.put(damaged, self._dataset.load(damaged))
+            yield cache.take(at)
+        if cache.has(self.order.rows).all():
+            self._loader = None  # and its processes end
+
+    def _load(self, plan: Sequence[NDArray[np.int64]]) -> Iterator[Batch]:
+        if not plan or not (self._workers or self._pin_memory):
+            return map(self._dataset.load, plan)
         if self._loader is None:
             self._loader = DataLoader(
                 self._dataset,
@@ -138,7 +165,7 @@ class Batches:
                 # Its own generator: the workers' seeds must not be drawn from the training's.
                 generator=torch.Generator().manual_seed(self.order.seed % 2**63),
             )
-        self._queue.epoch, self._queue.numbers = epoch, numbers
+        self._queue.plan = plan
         return self._await(self._loader)
 
     def _await(self, loader: DataLoader[Batch]) -> Iterator[Batch]:
@@ -222,13 +249,11 @@ class _Failure:
 class _Queue:
     """What the loader's workers are given next."""
 
-    def __init__(self, order: BatchOrder) -> None:
-        self.order = order
-        self.epoch = 0
-        self.numbers: Sequence[int] = ()
+    def __init__(self) -> None:
+        self.plan: Sequence[NDArray[np.int64]] = ()
 
     def __iter__(self) -> Iterator[NDArray[np.int64]]:
-        return self.order.iterate(self.epoch, self.numbers)
+        return iter(self.plan)
 
     def __len__(self) -> int:
-        return len(self.numbers)
+        return len(self.plan)

@@ -17,10 +17,11 @@ import torch
 from torch.utils.data import Dataset
 
 from depthgen.archive import Archive
-from depthgen.images import decode, decode_depth
+from depthgen.images import decode
 from depthgen.workspace import DEPTH_INFO_MEMBER, Member, Workspace, parse_member, sample_member
 from vathos.data_loader import figures
 from vathos.data_loader.groups import byte_equal, linked, picture_positions
+from vathos.data_loader.members import MASK_THRESHOLD, Members
 from vathos.errors import DataError
 from vathos.utils.config import archive_suffix
 
@@ -36,7 +37,6 @@ __all__ = ["DenseDepth", "normalise"]
 SAMPLE_ARCHIVES = ("fg_bg", "fg_bg_mask", "depth_fg_bg")
 ARCHIVES = ("bg", *SAMPLE_ARCHIVES)
 SUFFIXES = ("", "_small")
-MASK_THRESHOLD = 128
 FULL_SCALE = {torch.uint8: 255.0, torch.uint16: 65535.0}
 
 Batch = dict[str, "Tensor"]
@@ -69,6 +69,7 @@ class DenseDepth(Dataset[Batch]):
     `bg` and with `fg_bg`, the second with `fg_bg_mask` and with `depth_fg_bg`.
     suffix: "" or "_small" (also "small") picks that variant of the archives; None takes the plain
     ones if there.
+    size: the side in pixels to bring the pictures to, no larger than they are; None leaves them.
 
     An item is a dict of float32 tensors in [0, 1]: `bg` (3, H, W), `fg_bg` (3, H, W), `fg_bg_mask`
     (1, H, W) of exactly 0 and 1, and `depth_fg_bg` (1, H, W), the label as its archive defines it.
@@ -85,6 +86,7 @@ class DenseDepth(Dataset[Batch]):
         target_transform: Callable[[Tensor], Tensor] | None = None,
         *,
         suffix: str | None = None,
+        size: int | None = None,
     ) -> None:
         self.root = Path(root)
         self.transform = transform
@@ -101,7 +103,12 @@ class DenseDepth(Dataset[Batch]):
         self._positions = {stem: table["position"] for stem, table in tables.items()}
         self._bg_positions = self._background_positions()
         self._bg_pictures: dict[int, NDArray[np.uint8]] = {}
-        self.height, self.width = self._background(int(self.backgrounds[0])).shape[:2]
+        stored = self._stored_size(size)
+        self._members = {
+            stem: Members(archive, self.paths[stem], stem, stored, size)
+            for stem, archive in self.archives.items()
+        }
+        self.height, self.width = self._members["bg"].shape
 
     def __len__(self) -> int:
         return len(self.sample_indices)
@@ -117,19 +124,20 @@ class DenseDepth(Dataset[Batch]):
         `bg` and `fg_bg` uint8 (N, 3, H, W) in channels-last order, `fg_bg_mask` uint8 (N, 1, H, W),
         `depth_fg_bg` (N, 1, H, W) uint8, uint16 or float32. `prepare` makes floats of them.
         """
-        rows = [int(row) for row in indices]
-        bg = np.stack([self._background(int(self.backgrounds[row])) for row in rows])
-        fg_bg = np.stack([self._decode("fg_bg", row) for row in rows])
-        mask = np.stack([self._decode("fg_bg_mask", row) for row in rows])
-        depths = [self._decode("depth_fg_bg", row) for row in rows]
-        if len({depth.dtype for depth in depths}) > 1:
-            raise DataError(f"{self.paths['depth_fg_bg']} mixes depth maps of different types")
+        rows = np.asarray(indices, dtype=np.int64)
+        bg = np.stack([self._background(number) for number in self.backgrounds[rows].tolist()])
+        fg_bg, mask, depth = (self._read(stem, rows) for stem in SAMPLE_ARCHIVES)
         return {
             "bg": torch.from_numpy(bg).permute(0, 3, 1, 2),
             "fg_bg": torch.from_numpy(fg_bg).permute(0, 3, 1, 2),
             "fg_bg_mask": torch.from_numpy(mask)[:, None],
-            "depth_fg_bg": torch.from_numpy(np.stack(depths))[:, None],
+            "depth_fg_bg": torch.from_numpy(depth)[:, None],
         }
+
+    @property
+    def common(self) -> dict[str, NDArray[np.int64]]:
+        """What many samples have in common: rows of one number have the same `bg`."""
+        return {"bg": self.backgrounds}
 
     def prepare(self, batch: Mapping[str, Tensor]) -> Batch:
         """`normalise`, then the transforms, on whichever device the batch is."""
@@ -279,47 +287,31 @@ class DenseDepth(Dataset[Batch]):
                 )
         return positions
 
+    def _stored_size(self, size: int | None) -> tuple[int, int]:
+        """(height, width) of the first background, which must not be smaller than `size`."""
+        position = self._bg_positions[int(self.backgrounds[0])]
+        name = f"{self.paths['bg']}: {self.archives['bg'].names[position]}"
+        height, width = decode(self.archives["bg"][position], "RGB", name=name).shape[:2]
+        if size is not None and (height != width or height < size):
+            raise DataError(
+                f"{name} is {height} x {width}, and dataset.size {size} makes squares smaller; "
+                "lower it, or leave it out"
+            )
+        return height, width
+
     def _background(self, number: int) -> NDArray[np.uint8]:
         picture = self._bg_pictures.get(number)
         if picture is None:
-            position = self._bg_positions[number]
-            name = f"{self.paths['bg']}: {self.archives['bg'].names[position]}"
-            picture = decode(self.archives["bg"][position], "RGB", name=name)
-            self._check_size(picture, name)
+            picture = self._members["bg"].read(self._bg_positions[number])
             self._bg_pictures[number] = picture
         return picture
 
-    def _decode(self, stem: str, row: int) -> NDArray[Any]:
-        position = int(self._positions[stem][row])
-        archive = self.archives[stem]
-        name = f"{self.paths[stem]}: {archive.names[position]}"
-        if stem == "depth_fg_bg":
-            picture = decode_depth(archive[position], name=name)
-            _check_label(picture, name)
-        else:
-            picture = decode(archive[position], "RGB" if stem == "fg_bg" else "L", name=name)
-        self._check_size(picture, name)
-        return picture
-
-    def _check_size(self, picture: NDArray[Any], name: str) -> None:
-        height, width = picture.shape[:2]
-        if (height, width) != (getattr(self, "height", height), getattr(self, "width", width)):
-            raise DataError(
-                f"{name} is {height} x {width}, but the backgrounds are {self.height} x "
-                f"{self.width}; the archives are not of one set"
-            )
-
-
-def _check_label(depth: NDArray[Any], name: str) -> None:
-    """Floats may be anything; integers are a label at whatever value."""
-    if depth.dtype != np.float32:
-        return
-    low, high = float(depth.min()), float(depth.max())  # NaN if any is
-    if not 0 <= low <= high <= 1:
-        raise DataError(
-            f"{name} has values from {low:g} to {high:g}, but a depth label is a number from 0 to "
-            "1; make the labels again"
-        )
+    def _read(self, stem: str, rows: NDArray[np.int64]) -> NDArray[Any]:
+        members = self._members[stem]
+        pictures = [members.read(position) for position in self._positions[stem][rows].tolist()]
+        if stem == "depth_fg_bg" and len({picture.dtype for picture in pictures}) > 1:
+            raise DataError(f"{self.paths[stem]} mixes depth maps of different types")
+        return np.stack(pictures)
 
 
 def _find_archives(folder: Path, suffix: str | None) -> dict[str, Path]:

@@ -105,7 +105,8 @@ def _open_archives(config: Config, zip_dir: Path | None) -> Any:
             f"the archives that this network was trained on are not in {folder}; say where they "
             "are with --zip-dir"
         )
-    dataset = get_instance_v2(datasets, section.name, section.root, folder, suffix=section.suffix)
+    variant = {"suffix": section.suffix, "size": section.size}
+    dataset = get_instance_v2(datasets, section.name, section.root, folder, **variant)
     if dataset.height % SIZE_MULTIPLE or dataset.width % SIZE_MULTIPLE:
         raise DataError(
             f"the pictures in {folder} are {dataset.height} x {dataset.width}, and the network "

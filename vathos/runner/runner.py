@@ -63,6 +63,7 @@ FREE_KEYS = {
     "device",
     "dataset.root",
     "dataset.zip_dir",
+    "dataset.cache",
     "dataset.loader_args.num_workers",
     "dataset.loader_args.pin_memory",
     "training.log_every",
@@ -157,13 +158,13 @@ class Runner:
 
     def _open_dataset(self) -> Any:
         section = self.config.dataset
-        dataset = get_instance_v2(
-            datasets, section.name, section.root, self.config.zip_dir, suffix=section.suffix
-        )
+        arguments = section.root, self.config.zip_dir
+        variant = {"suffix": section.suffix, "size": section.size}
+        dataset = get_instance_v2(datasets, section.name, *arguments, **variant)
         if dataset.height % SIZE_MULTIPLE or dataset.width % SIZE_MULTIPLE:
             raise DataError(
                 f"the pictures in {self.config.zip_dir} are {dataset.height} x {dataset.width}, "
-                f"and the network needs a multiple of {SIZE_MULTIPLE}; resize the archives first"
+                f"and the network needs a multiple of {SIZE_MULTIPLE}; set dataset.size to one"
             )
         return dataset
 

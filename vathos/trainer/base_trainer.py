@@ -95,7 +95,8 @@ class BaseTrainer(ABC):
         self.device = self.setup()
         optimizer_to(optimizer, self.device)
         self.average = None if training.ema is None else WeightAverage(model, training.ema)
-        self.train_batches, self.test_batches = make_batches(self.config, train_subset, test_subset)
+        subsets = train_subset, test_subset
+        self.train_batches, self.test_batches = make_batches(self.config, *subsets, self.device)
         self._dataset: Any = test_subset.dataset
         self._prepare = getattr(train_subset.dataset, "prepare", normalise)
         self._about_model = model_record(model, self.config, self._dataset)

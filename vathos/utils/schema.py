@@ -140,13 +140,18 @@ class DatasetConfig(_Section):
 
     `div_factor` d trains and tests on one sample in d; `suffix` names the variant of the archives
     ("" or "_small", which may be written "small"), and None takes the plain ones if they are there.
+    `size` is the side in pixels to train at, where the pictures are larger; None leaves them.
+    `cache` says where decoded samples are kept for the next epoch; auto takes the device if it is a
+    GPU with room, else the memory if it has room, and neither for a run of one epoch.
     """
 
     name: str = "DenseDepth"
     root: str = "data"
     zip_dir: str | None = None
     suffix: Annotated[str, AfterValidator(archive_suffix)] | None = None
+    size: Count | None = None
     div_factor: Count = 1
+    cache: Literal["auto", "device", "ram", "disk", "none"] = "auto"
     split: SplitConfig = SplitConfig()
     loader_args: LoaderArgs = LoaderArgs()
 

@@ -1,0 +1,57 @@
+"""Free memory, by what the system's files say."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from vathos.utils.memory import available_memory
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def write(root: Path, files: dict[str, str]) -> Path:
+    for name, text in files.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return root
+
+
+MACHINE = {"proc/meminfo": "MemTotal: 900 kB\nMemAvailable:     800 kB\n"}
+VERSION_2 = {
+    "proc/self/cgroup": "0::/jobs/one\n",
+    "sys/fs/cgroup/jobs/memory.max": "409600\n",
+    "sys/fs/cgroup/jobs/memory.current": "300000\n",
+    "sys/fs/cgroup/jobs/memory.stat": "anon 1\ninactive_file 50000\n",
+    "sys/fs/cgroup/jobs/one/memory.max": "max\n",
+    "sys/fs/cgroup/jobs/one/memory.current": "300000\n",
+}
+VERSION_1 = {
+    "proc/self/cgroup": "5:cpu:/\n4:cpuset,memory:/out/of/sight\n0::/\n",
+    "sys/fs/cgroup/memory/memory.limit_in_bytes": "500000\n",
+    "sys/fs/cgroup/memory/memory.usage_in_bytes": "450000\n",
+    "sys/fs/cgroup/memory/memory.stat": "inactive_file 1\ntotal_inactive_file 20000\n",
+}
+
+
+@pytest.mark.parametrize(
+    ("files", "free"),
+    [
+        (MACHINE, 800 * 1024),
+        (MACHINE | VERSION_2, 409600 - 300000 + 50000),
+        (MACHINE | VERSION_1, 500000 - 450000 + 20000),
+        ({}, 0),
+    ],
+    ids=["machine", "group of version 2", "group of version 1", "no Linux"],
+)
+def test_the_tightest_of_machine_and_control_groups_counts(
+    tmp_path: Path, files: dict[str, str], free: int
+) -> None:
+    assert available_memory(write(tmp_path, files)) == free
+
+
+def test_this_machine_tells() -> None:
+    assert available_memory() > 0

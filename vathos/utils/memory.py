@@ -1,0 +1,61 @@
+"""How much memory there is to take.
+
+The one rule: what a control group leaves counts as much as what the machine has, for in a container
+the former is what ends a process.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+__all__ = ["available_memory"]
+
+# Of control groups, version 2 and 1: limit, use, and what of the use is files that can be dropped.
+GROUP_FILES = (
+    ("memory.max", "memory.current", "inactive_file"),
+    ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+)
+
+
+def available_memory(root: Path = Path("/")) -> int:
+    """Bytes that can be taken before the system swaps or kills; 0 where nothing tells (not Linux).
+
+    root: where proc and sys are.
+    """
+    free = _table(root / "proc/meminfo").get("MemAvailable:", 0) * 1024
+    return max(0, min([free, *(_left(folder) for folder in _groups(root) if folder.is_dir())]))
+
+
+def _groups(root: Path) -> list[Path]:
+    """The folders of this process's control groups and of those that they are in."""
+    folders = []
+    for line in _lines(root / "proc/self/cgroup"):
+        _, controllers, path = line.split(":", 2)
+        if not controllers or "memory" in controllers.split(","):
+            top = root / "sys/fs/cgroup" / ("memory" if controllers else "")
+            own = top / path.lstrip("/")
+            # In a container its own group may be seen as the top.
+            folders += [own, *(each for each in own.parents if each.is_relative_to(top))]
+    return folders
+
+
+def _left(folder: Path) -> int:
+    """What this group's limit leaves; a large number if it has none."""
+    for limit_name, use_name, droppable in GROUP_FILES:
+        limit, use = (_lines(folder / name) for name in (limit_name, use_name))
+        if limit and use and limit[0].isdigit():
+            return int(limit[0]) - int(use[0]) + _table(folder / "memory.stat").get(droppable, 0)
+    return 2**63
+
+
+def _table(path: Path) -> dict[str, int]:
+    """First and second word of each line."""
+    words = (line.split() for line in _lines(path))
+    return {each[0]: int(each[1]) for each in words if len(each) > 1 and each[1].isdigit()}
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return path.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return []
