@@ -141,7 +141,7 @@ class DepthLightAug(nn.Module):
     def _disturb(self, pictures: Tensor, disturbed: Tensor) -> Tensor:
         """What a camera does to the pictures that are to be disturbed."""
         rows = disturbed.nonzero()[:, 0]
-        at = rows.to(pictures.device)
+        at = _beside(pictures, rows)
         changed = self._recolour(pictures[at])
         changed = self._blur_some(changed)
         changed = self._add_noise(changed).clamp_(0, 1)
@@ -157,9 +157,9 @@ class DepthLightAug(nn.Module):
         )
         turn = torch.pi * 2 * self.hue * (2 * torch.rand(count) - 1)
         colours = gain * (_saturate(saturation) @ _turn(turn))
-        matrix = (contrast * colours).to(pictures)
+        matrix = _like(pictures, contrast * colours)
         mean = pictures.mean(dim=(2, 3))[:, :, None]
-        offset = ((1 - contrast) * gain).to(pictures) * mean.mean(dim=1, keepdim=True)
+        offset = _like(pictures, (1 - contrast) * gain) * mean.mean(dim=1, keepdim=True)
         return torch.baddbmm(offset, matrix, pictures.flatten(2)).view_as(pictures)
 
     def _blur_some(self, pictures: Tensor) -> Tensor:
@@ -167,8 +167,9 @@ class DepthLightAug(nn.Module):
         sigma = 0.05 + (self.blur_sigma - 0.05) * torch.rand(len(chosen), 1)
         if not len(chosen):
             return pictures
-        at = chosen.to(pictures.device)
-        blurred = gaussian_blur2d(pictures[at], BLUR_KERNEL, sigma.expand(-1, 2).to(pictures))
+        at = _beside(pictures, chosen)
+        sigma = _like(pictures, sigma.expand(-1, 2))
+        blurred = gaussian_blur2d(pictures[at], BLUR_KERNEL, sigma)
         return pictures.index_copy(0, at, blurred)
 
     def _add_noise(self, pictures: Tensor) -> Tensor:
@@ -177,16 +178,16 @@ class DepthLightAug(nn.Module):
         device = pictures.device if pictures.device.type in DEVICES_THAT_DRAW else "cpu"
         generator = torch.Generator(device).manual_seed(seed)
         noise = torch.randn(pictures.shape, generator=generator, device=device)
-        return pictures + deviation.to(pictures) * noise.to(pictures)
+        return pictures + _like(pictures, deviation) * _like(pictures, noise)
 
     def _code_some(self, pictures: Tensor) -> Tensor:
         """JPEG and back; only of some, for it costs more than all the rest."""
         chosen = (torch.rand(len(pictures)) < self.jpeg).nonzero()[:, 0]
         low, high = self.jpeg_quality
-        quality = torch.randint(low, high + 1, (len(chosen),)).to(pictures)
+        quality = _like(pictures, torch.randint(low, high + 1, (len(chosen),)))
         if not len(chosen):
             return pictures
-        at = chosen.to(pictures.device)
+        at = _beside(pictures, chosen)
         coded = jpeg_codec_differentiable(pictures[at], quality).clamp_(0, 1)
         return pictures.index_copy(0, at, coded)
 
@@ -196,9 +197,22 @@ def _check_range(name: str, value: float, low: float, high: float) -> None:
         raise ConfigError(f"augmentation: {name} is {value}, but must be from {low} to {high}")
 
 
+def _beside(pictures: Tensor, drawn: Tensor) -> Tensor:
+    """What was drawn on the host, on the device of `pictures`.
+
+    CUDA's host does not wait: numbers in its pageable memory are taken over before this returns.
+    """
+    return drawn.to(pictures.device, non_blocking=pictures.is_cuda)
+
+
+def _like(pictures: Tensor, drawn: Tensor) -> Tensor:
+    """As `_beside`, and of the type of `pictures`."""
+    return _beside(pictures, drawn).to(pictures.dtype)
+
+
 def _warp(pictures: Tensor, frame: Tensor, mode: str) -> Tensor:
     """(N, C, H, W) as seen through `frame`; beyond the border its pixels are repeated."""
-    grid = F.affine_grid(frame.to(pictures), list(pictures.shape), align_corners=False)
+    grid = F.affine_grid(_like(pictures, frame), list(pictures.shape), align_corners=False)
     return F.grid_sample(pictures, grid, mode, padding_mode="border", align_corners=False)
 
 

@@ -28,7 +28,7 @@ from vathos.trainer.loaders import make_batches, shown_rows
 from vathos.trainer.meter import METRICS, TEST_METRICS, Meter, batch_metrics
 from vathos.trainer.model_record import model_record, picture_size
 from vathos.trainer.monitor import Monitor
-from vathos.trainer.moves import optimizer_to, scheduler_to
+from vathos.trainer.moves import load_optimizer, optimizer_to, scheduler_to
 from vathos.trainer.progress import Clock, Progress
 from vathos.trainer.run_log import RunLog
 from vathos.trainer.schedule import Schedule, batches_in_epoch, run_length
@@ -186,7 +186,7 @@ class BaseTrainer(ABC):
             # What is left of an epoch after its last full group is a step of its own.
             while group := tuple(islice(batches, training.accumulate)):
                 self._train_step(epoch, group)
-                clock.samples += sum(len(stored["bg"]) for stored in group)
+                clock.add(sum(len(stored["bg"]) for stored in group))
                 if self.state.step % training.log_every == 0:
                     self._report_step(epoch, clock)
                 if training.checkpoint_every and self.state.step % training.checkpoint_every == 0:
@@ -210,7 +210,7 @@ class BaseTrainer(ABC):
                 _, means = self._forward(self.tested_model, stored, TEST_METRICS)
             samples = len(stored["bg"])
             meter.add(means, samples)
-            clock.samples += samples
+            clock.add(samples)
             due = number % self.config.training.log_every == 0
             if due and number < len(self.test_batches):
                 self._tell("test", epoch, meter.read(), clock, number, done=False)
@@ -254,7 +254,7 @@ class BaseTrainer(ABC):
         """Go on where `state` was saved. Raises `CheckpointError` if it does not fit."""
         load_model_state(self.model, state, "the training checkpoint")
         try:
-            self.optimizer.load_state_dict(state["optimizer"])
+            load_optimizer(self.optimizer, state["optimizer"], self.device)
             if self.schedule.scheduler is not None:
                 self.schedule.scheduler.load_state_dict(state["scheduler"])
                 scheduler_to(self.schedule.scheduler, self.device)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from vathos.trainer.base_trainer import BaseTrainer
+from vathos.trainer.moves import fuse
 from vathos.utils.device import choose_precision, setup_device
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ class GPUTrainer(BaseTrainer):
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.precision is torch.float16)
         if self.config.training.channels_last and device.type != "mps":
             self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        fuse(self.optimizer, device)
         return device
 
     def place(self, batch: Batch) -> Batch:

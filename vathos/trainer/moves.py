@@ -1,4 +1,4 @@
-"""Optimisers and schedulers from one device to another.
+"""Optimisers and schedulers from one device to another, and each in the fastest form there.
 
 The one rule: they are changed in place, so that whoever holds them goes on holding them.
 """
@@ -12,21 +12,69 @@ import torch
 if TYPE_CHECKING:
     from torch.optim import Optimizer
 
-__all__ = ["optimizer_to", "scheduler_to"]
+__all__ = ["fuse", "load_optimizer", "optimizer_to", "scheduler_to"]
+
+FUSED_ON = ("cuda", "cpu")
+# How a group is computed, not what: these are the present optimiser's and never a checkpoint's.
+FORMS = ("fused", "foreach")
+
+
+def fuse(optim: Optimizer, device: torch.device) -> None:
+    """Let `optim` update all parameters on `device` in one pass over memory, if torch knows how to.
+
+    Left as it is if anyone chose a form for any of its groups: `fused`, `foreach`, `differentiable`
+    or `capturable`.
+    """
+    free = all(
+        group.get("fused", False) is None  # False: it has no such form
+        and group.get("foreach") is None
+        and not (group.get("differentiable") or group.get("capturable"))
+        for group in optim.param_groups
+    )
+    if device.type not in FUSED_ON or not free:
+        return
+    for group in optim.param_groups:
+        group["fused"] = True
+    # What a fused optimiser's constructor says of itself: a gradient scaler lets it look at
+    # overflow on the device, and need not wait.
+    optim._step_supports_amp_scaling = True  # type: ignore[attr-defined]
+
+
+def load_optimizer(optim: Optimizer, state: dict[str, Any], device: torch.device) -> None:
+    """`optim.load_state_dict(state)`, to go on `device` in the form that `optim` has now, in
+    whichever form and on whichever device it was saved. Raises as that does."""
+    kept = [{form: group[form] for form in FORMS if form in group} for group in optim.param_groups]
+    optim.load_state_dict(state)
+    for group, forms in zip(optim.param_groups, kept, strict=True):
+        group.update(forms)
+    optimizer_to(optim, device)
 
 
 def optimizer_to(optim: Optimizer, device: torch.device) -> None:
-    """Move the optimiser's state to `device`, in place.
+    """Move the optimiser's state to `device`, in place, in the memory order of its parameters.
 
-    A step counter stays where it is unless the optimiser is fused or capturable: the plain loop
-    reads it on the host.
+    A step counter goes there only if the optimiser is fused or capturable, and else to the host:
+    the plain loop reads it there.
     """
     for group in optim.param_groups:
         on_device = bool(group.get("fused") or group.get("capturable"))
         for parameter in group["params"]:
-            for key, value in optim.state.get(parameter, {}).items():
-                if isinstance(value, torch.Tensor) and (key != "step" or on_device):
-                    optim.state[parameter][key] = value.to(device)
+            state = optim.state.get(parameter, {})
+            for key, value in state.items():
+                if not isinstance(value, torch.Tensor):
+                    continue
+                if key == "step":
+                    state[key] = value.to(device if on_device else "cpu")
+                else:
+                    state[key] = _laid_out(value.to(device), parameter)
+
+
+def _laid_out(value: torch.Tensor, parameter: torch.Tensor) -> torch.Tensor:
+    # A fused optimiser on a CPU pairs numbers by their place in memory, and does not look whether
+    # both tensors have the same order there.
+    if value.shape != parameter.shape or value.stride() == parameter.stride():
+        return value
+    return torch.empty_like(parameter, dtype=value.dtype, device=value.device).copy_(value)
 
 
 def scheduler_to(sched: Any, device: torch.device) -> None:

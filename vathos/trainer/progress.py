@@ -35,11 +35,26 @@ class Progress:
 
 
 class Clock:
-    """Samples per second since it was made."""
+    """Samples per second since it was made, without the first `WARM_UP` steps.
+
+    In these, kernels are chosen, compiled and recorded. They count as long as there are no others.
+    """
+
+    WARM_UP = 3
 
     def __init__(self) -> None:
-        self.samples = 0
-        self._start = time.perf_counter()
+        self._samples = 0
+        self._steps = 0
+        self._start = self._last = time.perf_counter()
+
+    def add(self, samples: int) -> None:
+        """Call after each step."""
+        if self._steps == self.WARM_UP:
+            self._samples, self._start = 0, self._last
+        self._steps += 1
+        self._samples += samples
+        self._last = time.perf_counter()
 
     def rate(self) -> float:
-        return self.samples / max(time.perf_counter() - self._start, 1e-9)
+        """Samples per second."""
+        return self._samples / max(time.perf_counter() - self._start, 1e-9)
