@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 FOLDER = Path(__file__).parent
-NAMES = ("archive", "composite", "stats", "crawl", "depthmap", "layered_truth")
+NAMES = ("archive", "composite", "stats", "crawl", "depthmap", "layered_truth", "train")
 
 
 def main() -> int:
