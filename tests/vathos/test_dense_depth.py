@@ -334,3 +334,21 @@ def test_the_grid_and_its_tiles_show_one_row_a_sample_and_six_pictures(
     assert np.array_equal(tiles[:, 64:80], tiles[:, 80:96])
     prediction_grid(batch, samples=2).savefig(tmp_path / "grid.png")
     assert (tmp_path / "grid.png").stat().st_size > 1000
+
+
+def test_a_batch_that_is_still_held_keeps_its_values_and_others_share_memory(
+    tiny_set: Callable[..., Any],
+) -> None:
+    made = tiny_set().write()
+    dataset = DenseDepth(made.folder, made.folder)
+    held = [dataset.load_batch([row, row + 1]) for row in range(14)]
+    parts = [batch["fg_bg"][1:] for batch in held]
+    del held
+    fresh = DenseDepth(made.folder, made.folder)
+    for row, part in enumerate(parts):
+        for other in range(14):
+            dataset.load_batch([other, other])
+        assert torch.equal(part[0], fresh.load_batch([row + 1])["fg_bg"][0])
+    del parts, part
+    places = {dataset.load_batch([row, row])["fg_bg"].data_ptr() for row in range(14)}
+    assert len(places) <= 2  # bg has the same shape

@@ -20,6 +20,7 @@ from depthgen.archive import Archive
 from depthgen.images import decode
 from depthgen.workspace import DEPTH_INFO_MEMBER, Member, Workspace, parse_member, sample_member
 from vathos.data_loader import figures
+from vathos.data_loader.batch_memory import BatchMemory
 from vathos.data_loader.groups import byte_equal, linked, picture_positions
 from vathos.data_loader.members import MASK_THRESHOLD, Members
 from vathos.errors import DataError
@@ -103,6 +104,7 @@ class DenseDepth(Dataset[Batch]):
         self._positions = {stem: table["position"] for stem, table in tables.items()}
         self._bg_positions = self._background_positions()
         self._bg_pictures: dict[int, NDArray[np.uint8]] = {}
+        self._memory = BatchMemory()
         stored = self._stored_size(size)
         self._members = {
             stem: Members(archive, self.paths[stem], stem, stored, size)
@@ -125,7 +127,9 @@ class DenseDepth(Dataset[Batch]):
         `depth_fg_bg` (N, 1, H, W) uint8, uint16 or float32. `prepare` makes floats of them.
         """
         rows = np.asarray(indices, dtype=np.int64)
-        bg = np.stack([self._background(number) for number in self.backgrounds[rows].tolist()])
+        bg = self._memory.empty((len(rows), self.height, self.width, 3), np.dtype(np.uint8))
+        for number, background in enumerate(self.backgrounds[rows].tolist()):
+            bg[number] = self._background(background)
         fg_bg, mask, depth = (self._read(stem, rows) for stem in SAMPLE_ARCHIVES)
         return {
             "bg": torch.from_numpy(bg).permute(0, 3, 1, 2),
@@ -308,10 +312,16 @@ class DenseDepth(Dataset[Batch]):
 
     def _read(self, stem: str, rows: NDArray[np.int64]) -> NDArray[Any]:
         members = self._members[stem]
-        pictures = [members.read(position) for position in self._positions[stem][rows].tolist()]
-        if stem == "depth_fg_bg" and len({picture.dtype for picture in pictures}) > 1:
-            raise DataError(f"{self.paths[stem]} mixes depth maps of different types")
-        return np.stack(pictures)
+        batch: NDArray[Any] | None = None
+        for number, position in enumerate(self._positions[stem][rows].tolist()):
+            picture = members.read(position)
+            if batch is None:
+                batch = self._memory.empty((len(rows), *picture.shape), picture.dtype)
+            if picture.dtype != batch.dtype:
+                raise DataError(f"{self.paths[stem]} mixes depth maps of different types")
+            batch[number] = picture  # while it is in the processor's cache, unlike np.stack
+        assert batch is not None, "a batch has a sample"
+        return batch
 
 
 def _find_archives(folder: Path, suffix: str | None) -> dict[str, Path]:
