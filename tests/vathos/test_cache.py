@@ -114,9 +114,10 @@ def test_a_cached_batch_has_the_values_types_and_memory_order_of_a_loaded_one(
     dataset: DenseDepth,
 ) -> None:
     rows = np.array([3, 9, 4, 12])
+    every = np.random.default_rng(0).permutation(16)
     cache = Cache(np.arange(16), layouts_of(dataset, np.arange(16), dataset.load_batch([0])), CPU)
+    cache.put(every, dataset.load_batch(every))
     loaded = dataset.load_batch(rows)
-    cache.put(rows, loaded)
     taken = cache.take(cache.places([rows])[0])
     assert list(taken) == list(loaded)
     for key, value in loaded.items():
@@ -162,6 +163,11 @@ def test_the_next_run_takes_its_samples_from_the_file(
     decoded.clear()
     again = read_all(dataset)
     assert len([stem for stem, _ in decoded if stem == "fg_bg"]) == 1  # the one that is looked at
+    stored = Batches(Subset(dataset, range(16)), 4, shuffle=False).epoch(0)
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(again, (v for batch in stored for v in batch.values()), strict=True)
+    )
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
 
 
