@@ -139,6 +139,87 @@ def evaluate(
     click.echo(json.dumps(found.to_json(), indent=2) if as_json else evaluation_report(found))
 
 
+@main.command()
+@click.argument("config", type=click.Path(path_type=Path), required=False)
+@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+@click.option(
+    "--batch-sizes",
+    default="16,32,64,128,256",
+    show_default=True,
+    metavar="N,N,…|max",
+    help="max doubles from 16 until one does not fit.",
+)
+@click.option("--models", metavar="NAME,NAME,…", help="[default: the configuration's]")
+@click.option("--size", type=int, help="Side in pixels.  [default: that of the archives, else 96]")
+@click.option(
+    "--device",
+    type=click.Choice(["auto", "GPU", "CPU"], case_sensitive=False),
+    help="[default: the configuration's]",
+)
+@click.option("--steps", type=int, default=20, show_default=True, help="To time, each.")
+@click.option("--drawn", is_flag=True, help="On pictures drawn at random, not the archives.")
+@click.option(
+    "-o",
+    "--out",
+    type=click.Path(dir_okay=False, path_type=Path),
+    default="bench.png",
+    show_default=True,
+    help="The plot.",
+)
+@AS_JSON
+@click.pass_context
+def bench(
+    context: click.Context,
+    /,
+    config: Path | None,
+    overrides: tuple[str, ...],
+    batch_sizes: str,
+    models: str | None,
+    out: Path,
+    drawn: bool,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Time training on this machine, by batch size.
+
+    In the settings of CONFIG, or with all defaults: samples a second, the shares of data, model and
+    rest, FLOP and bytes a second against what the device reaches at best, memory. Without CONFIG
+    and archives, on pictures drawn at random. Ctrl-C shows what there is.
+    """
+    _need("bench")
+    from vathos.bench import (
+        BenchOptions,
+        bench_report,
+        draw,
+        read_batch_sizes,
+        read_models,
+    )
+    from vathos.bench import bench as stage
+    from vathos.utils.config import parse_config, read_config
+
+    session: Session = context.obj
+    root = session.root.resolve()
+    if config is None:
+        settings = parse_config({"dataset": {"root": str(root)}})
+    else:
+        settings = read_config(config, overrides, default_root=root)
+    asked = BenchOptions(
+        batch_sizes=read_batch_sizes(batch_sizes),
+        models=read_models(models),
+        drawn=True if drawn else None if config is None else False,
+        **options,
+    )
+    found = stage(settings, asked, session.progress("bench", "steps"))
+    # First what took long: the plot may meet a full disk.
+    click.echo(json.dumps(found.to_json(), indent=2) if as_json else bench_report(found))
+    draw(found, out)
+    if not as_json:
+        session.say(f"  {out}")
+    if found.interrupted:
+        click.echo("Stopped; this is what had been measured.", err=True)
+        context.exit(EXIT_INTERRUPTED)
+
+
 def _size(_: click.Context, option: click.Parameter, value: str | None) -> int | str | None:
     """A number above 0, or full."""
     if value is None or value == "full":

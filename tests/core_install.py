@@ -30,6 +30,7 @@ CHAIN = (
 # What to type, and the extra that its one sentence must name.
 NEEDS = (
     (("train", "x.yaml"), "train"),
+    (("bench",), "train"),
     (("demo",), "train"),
     (("evaluate", "x.pt"), "train"),
     (("predict", "x.pt", "--bg", "a.jpg", "--fg-bg", "b.jpg", "-o", "out"), "train"),

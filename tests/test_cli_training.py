@@ -18,8 +18,12 @@ from tests.command_line import said
 
 torch = pytest.importorskip("torch")
 
+import vathos.model  # noqa: E402
 from tests.vathos.checkpoints import drawn_network, save_checkpoint, save_run  # noqa: E402
 from tests.vathos.conftest import TinySet  # noqa: E402
+from tests.vathos.trainings import TinyNet  # noqa: E402
+from vathos.bench import roof  # noqa: E402
+from vathos.bench.trial import Trial  # noqa: E402
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -143,6 +147,62 @@ def test_ctrl_c_exits_with_130(
     assert result.stderr.strip().startswith("Stopped.")
 
 
+@pytest.fixture
+def tiny_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A network of a few channels by name, and a roof that takes no time."""
+    monkeypatch.setattr(vathos.model, "TinyNet", TinyNet, raising=False)
+    monkeypatch.setattr(roof, "SECONDS", 0.0)
+    monkeypatch.setattr(roof, "ON_CPU", (64, 2**16))
+
+
+@pytest.mark.usefixtures("tiny_network")
+def test_bench_draws_pictures_where_there_are_no_archives(
+    typed: Callable[..., Run], tmp_path: Path
+) -> None:
+    few = ("--models", "TinyNet", "--batch-sizes", "2,4", "--size", "32", "--steps", "1")
+    result = typed("-q", "bench", *few, "--device", "cpu")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "| TinyNet |     4 |" in result.stdout
+    assert "drawn pictures" in result.stdout
+    assert (tmp_path / "bench.png").read_bytes().startswith(b"\x89PNG")
+    found = json.loads(typed("bench", *few, "--json", "-o", "b.png").stdout)
+    assert [row["batch_size"] for row in found["rows"]] == [2, 4]
+
+
+@pytest.mark.usefixtures("tiny_network")
+def test_bench_reads_the_archives_in_the_settings_of_a_configuration(
+    typed: Callable[..., Run], tmp_path: Path
+) -> None:
+    archives(tmp_path / "W", size=32)
+    written = config(tmp_path, model="TinyNet")
+    few = ("--batch-sizes", "2", "--steps", "1", "--json")
+    result = typed("-w", "W", "bench", written, "precision=bf16", *few)
+    found = json.loads(result.stdout)
+    assert (found["data"], found["precision"], found["size"]) == ("archives", "bfloat16", [32, 32])
+    assert str(tmp_path / "V") in said(typed("-w", tmp_path / "V", "bench", written, *few), 1)
+    assert typed("-w", tmp_path / "V", "bench", written, *few, "--drawn").returncode == 0
+
+
+@pytest.mark.usefixtures("tiny_network")
+def test_bench_shows_at_ctrl_c_what_there_is(
+    typed: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Trial.run
+
+    def interrupted(self: Trial, *arguments: Any) -> Any:
+        if self.batch_size > 2:
+            raise KeyboardInterrupt
+        return run(self, *arguments)
+
+    monkeypatch.setattr(Trial, "run", interrupted)
+    few = ("--models", "TinyNet", "--batch-sizes", "2,4", "--size", "32", "--steps", "1")
+    result = typed("bench", *few, "--device", "CPU")
+    assert result.returncode == 130
+    assert "| TinyNet |     2 |" in result.stdout
+    assert "bench.png" in result.stdout
+    assert "Stopped; this is" in result.stderr
+
+
 # --- a wrong configuration ------------------------------------------------------------------------
 
 
@@ -256,9 +316,15 @@ def test_a_checkpoint_alone_cannot_be_evaluated(typed: Callable[..., Run], tmp_p
         (("predict", "a.pt", "--bg", "bg/a.png", "--fg-bg", "bg", "-o", "a.pt"), "is a file"),
         (("predict", "a.pt", "--bg", "bg", "--fg-bg", "bg", "-o", "out", "--device", "x"), "'x'"),
         (("evaluate", "a.pt", "--samples", "0"), "--samples"),
+        (("bench", "--models", "ResUnet"), "did you mean ResUNet?"),
+        (("bench", "--batch-sizes", "16,0"), "--batch-sizes"),
+        (("bench", "--size", "100"), "take 96"),
         (("export", "a.pt", "--format", "onnx", "-o", "bg"), "is a folder"),
     ],
-    ids=["missing", "unpaired", "out", "device", "samples", "folder"],
+    ids=[
+        *("missing", "unpaired", "out", "device", "samples"),
+        *("no such model", "no batch", "odd size", "folder"),
+    ],
 )
 def test_what_cannot_be_done_as_typed_exits_with_2(
     arguments: tuple[str, ...], what: str, typed: Callable[..., Run], tmp_path: Path
