@@ -83,15 +83,17 @@ def train(session: Session, /, config: Path, overrides: tuple[str, ...], fresh: 
     from depthgen.progress import training_bar
     from vathos.report import result_table
     from vathos.runner import Runner
+    from vathos.trainer import joined
     from vathos.utils.config import read_config
 
-    with training_bar(session.quiet) as on_progress:
+    with training_bar(session.quiet) as on_progress, joined() as processes:
         settings = read_config(config, overrides, default_root=session.root.resolve())
         runner = Runner(settings, on_progress, fresh)
         metrics = runner.start_train()
 
-    click.echo(result_table(runner, metrics))
-    session.say(f"  {runner.run_folder}")
+    if processes.writes:
+        click.echo(result_table(runner, metrics))
+        session.say(f"  {runner.run_folder}")
 
 
 @main.command()

@@ -1,20 +1,21 @@
 """Train from the command line: `python -m vathos.train config.yaml [training.epochs=3 ...]`.
 
-This is the module that torchrun will start; for people there is `depthgen train`. The one rule: it
-only parses, calls `Runner` and logs; exit codes are 0 done, 1 refused, 2 usage, 130 after Ctrl-C.
+This is the module that torchrun starts; for people there is `depthgen train`. The one rule: it only
+parses, calls `Runner` and logs; exit codes are 0 done, 1 refused, 2 usage, 130 after Ctrl-C.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
+import logging
 import sys
 from typing import TYPE_CHECKING
 
 from depthgen.archive import ArchiveError
 from depthgen.images import ImageError
-from vathos.errors import ConfigError, UsageError, VathosError
+from vathos.errors import UsageError, VathosError
 from vathos.runner import Runner
+from vathos.trainer import joined
 from vathos.utils import setup_logger
 from vathos.utils.config import read_config
 
@@ -43,14 +44,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
 
     try:
-        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-            raise ConfigError("this version trains in one process; start it without torchrun")
-        Runner(read_config(parsed.config, parsed.override), on_progress=tell).start_train()
+        with joined() as processes:
+            if not processes.writes:
+                log.setLevel(logging.WARNING)
+            Runner(read_config(parsed.config, parsed.override), on_progress=tell).start_train()
     except (VathosError, ArchiveError, ImageError) as error:
         log.error("%s", error)
         return 2 if isinstance(error, UsageError) else 1
     except KeyboardInterrupt:
-        log.warning("stopped and saved; the same command goes on from here")
+        log.info("stopped and saved; the same command goes on from here")
         return 130
     return 0
 

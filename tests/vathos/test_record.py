@@ -186,7 +186,7 @@ def test_drawing_the_graph_leaves_the_run_as_it_was(
     assert torch.equal(get_rng_state()["torch"], before[0])
     for key, value in trainer.model.state_dict().items():
         assert torch.equal(value, before[1][key]), key
-    trainer._close_log()
+    trainer._telling.close()
     assert any("body" in name for name in read_graph(tmp_path / "run"))
 
 

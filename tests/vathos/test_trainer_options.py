@@ -27,6 +27,7 @@ from vathos.trainer.average import WeightAverage
 from vathos.trainer.checkpoint import load_checkpoint
 from vathos.trainer.meter import METRICS, Meter
 from vathos.trainer.monitor import Monitor
+from vathos.trainer.processes import Processes
 from vathos.utils.config import parse_config
 
 if TYPE_CHECKING:
@@ -315,4 +316,5 @@ def test_two_processes_gather_the_mean_over_all_samples_of_both(
 def test_one_process_gathers_what_it_reads() -> None:
     meter = Meter(torch.device("cpu"))
     meter.add(torch.arange(float(len(METRICS))), 3)
-    assert meter.gather() == meter.read() == {name: float(n) for n, name in enumerate(METRICS)}
+    means = {name: float(n) for n, name in enumerate(METRICS)}
+    assert meter.gather(Processes()) == meter.read() == means

@@ -20,6 +20,7 @@ from vathos.model import loss as L
 from vathos.runner import Runner
 from vathos.trainer import GPUTrainer, Progress, base_trainer, checkpoint
 from vathos.trainer.meter import METRICS, Meter
+from vathos.trainer.processes import current
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -204,5 +205,5 @@ def gather_in_a_process(rank: int, port: int, results: Any) -> None:
     meter = Meter(torch.device("cpu"))
     for number, samples in [(1.0, 4), (3.0, 1)] if rank else [(10.0, 2)]:
         meter.add(torch.full((len(METRICS),), number), samples)
-    results.put(meter.gather())
+    results.put(meter.gather(current()))
     distributed.destroy_process_group()

@@ -2,19 +2,18 @@
 
 The one rule: a run folder belongs to one configuration, one split and one set of archives. Starting
 it again continues it; if anything that decides the result has changed, it refuses and names what.
-From `setup_train` to the end of training no other process may train in it.
+From `setup_train` to the end of training no other run may train in it, and of several processes one
+alone writes in it.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-import random
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import torch
 import yaml
 from torch import nn
 from torch.utils.data import Subset
@@ -23,7 +22,7 @@ from vathos import data_loader as datasets
 from vathos import model as models
 from vathos.data_loader import augmentation as augmentations
 from vathos.data_loader.split import Split, make_split, thin
-from vathos.errors import ConfigError, DataError
+from vathos.errors import ConfigError, DataError, UsageError
 from vathos.model import loss as losses
 from vathos.model.resunet import SIZE_MULTIPLE
 from vathos.runner.lock import RunLock
@@ -33,9 +32,11 @@ from vathos.trainer.checkpoint import (
     all_checkpoints,
     load_checkpoint,
     load_model_state,
+    seed_all,
     write_atomic,
 )
 from vathos.trainer.event_files import EVENT_FILES
+from vathos.trainer.processes import current
 from vathos.trainer.run_log import METRICS_FILE
 from vathos.trainer.trackers import TRACKERS_FILE
 from vathos.utils.config import Config, flatten, parse_config, read_config
@@ -46,9 +47,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from types import ModuleType
 
+    import numpy as np
     from numpy.typing import NDArray
 
-    from vathos.trainer import BaseTrainer, Progress
+    from vathos.trainer import BaseTrainer, Processes, Progress
 
 __all__ = ["Runner"]
 
@@ -79,6 +81,8 @@ class Runner:
     config: a dict as `vathos.utils.load_config` returns it, or the checked `Config`.
     on_progress: called with a `vathos.trainer.Progress` now and then.
     fresh: throw away what the run folder holds of an earlier run of this name.
+    processes: those that train together, by default the ones that have `joined`. Each makes its own
+    `Runner` and calls the same methods; `on_progress` is called in the one that writes.
 
     After `setup_train` there are `dataset`, `split`, `train_rows` and `test_rows` (rows of the data
     set), `model` and `trainer`. Raises `ConfigError`, `DataError`, `CheckpointError`, and
@@ -90,8 +94,15 @@ class Runner:
         config: dict[str, Any] | Config,
         on_progress: Callable[[Progress], None] | None = None,
         fresh: bool = False,
+        processes: Processes | None = None,
     ) -> None:
+        if fresh and int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0")):
+            raise UsageError(
+                "--fresh would throw the run away again whenever torchrun restarts it; leave out "
+                "--max-restarts, or choose another name"
+            )
         self.config = parse_config(config)
+        self.processes = current() if processes is None else processes
         self.on_progress = on_progress
         self.fresh = fresh
         self.trainer: BaseTrainer | None = None
@@ -115,21 +126,20 @@ class Runner:
 
     def _setup_train(self) -> None:
         self.dataset = self._open_dataset()
-        self._lock.take(self.run_folder)  # after the data: a wrong path there leaves no folder
-        if not self.fresh:
-            self._check_config()
-        self.split = self._agree_on_split()
+        # After the data: a wrong path there leaves no folder.
+        record = self.processes.share(self._take_folder)
+        self.split = Split.from_json(record["split"])
+        self._check_archives(record["archives"])
         self.train_rows, self.test_rows = self._rows()
-        _seed(self.config.seed)
+        # All that a checkpoint holds, so that a run killed before its first one begins as it began.
+        seed_all(self.config.seed)
         self.model = self._build_model()
         optimizer = build_optimizer(self.model, self.config)
         criteria = self._build("seg_loss", losses), self._build("depth_loss", losses)
         augmentation = (
             self._build("augmentation", augmentations) if self.config.augmentation else None
         )
-        if self.fresh:
-            self._clear()  # not before all parts are known to be good
-        checkpoint = self.run_folder / TRAIN_CHECKPOINT
+        checkpoint = self.processes.share(self._load_checkpoint)
         trainer = TPUTrainer if self.config.device == "TPU" else GPUTrainer
         self.trainer = trainer(
             self.model,
@@ -138,19 +148,22 @@ class Runner:
             self.config,
             Subset(self.dataset, self.train_rows.tolist()),
             Subset(self.dataset, self.test_rows.tolist()),
-            load_checkpoint(checkpoint) if checkpoint.exists() else None,
+            checkpoint,
             self.on_progress,
             augmentation,
+            self.processes,
         )
         self.trainer.open_log()
-        self._write_record()
+        if self.processes.writes:
+            self._write_record(record)
 
     def start_train(self) -> dict[str, float]:
         """Train to the end, or to where Ctrl-C stops it; returns the last test metrics."""
         if self.trainer is None:
             self.setup_train()
         assert self.trainer is not None
-        self._lock.take(self.run_folder)
+        if self.processes.writes:
+            self._lock.take(self.run_folder)
         try:
             return self.trainer.start_train()
         finally:
@@ -168,33 +181,44 @@ class Runner:
             )
         return dataset
 
-    def _agree_on_split(self) -> Split:
-        """The split of the run if it has one, else a new one."""
+    def _take_folder(self) -> dict[str, Any]:
+        """Lock the run folder, and return what `split.json` holds: the run's, or a new one."""
+        self._lock.take(self.run_folder)
         path = self.run_folder / SPLIT_FILE
+        if not self.fresh:
+            self._check_config()
         if path.exists() and not self.fresh:
             try:
-                record = json.loads(path.read_text(encoding="utf-8"))
-                kept = Split.from_json(record["split"])
-                before = dict(record["archives"])
+                record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+                Split.from_json(record["split"])
+                dict(record["archives"])
             except (OSError, ValueError, KeyError, TypeError, DataError) as error:
                 raise DataError(
                     f"{path} is no split that this version can read; train under another name, or "
                     "start the run anew with --fresh"
                 ) from error
-            changed = [
-                stem
-                for stem, digest in self.dataset.digests().items()
-                if before.get(stem) != digest
-            ]
-            if changed:
-                raise DataError(
-                    f"{', '.join(changed)} in {self.config.zip_dir} changed since the run in "
-                    f"{self.run_folder} began; train under another name, or start it anew with "
-                    "--fresh"
-                )
-            return kept
+            return record
         section = self.config.dataset.split
-        return make_split(self.dataset, section.by, section.test_fraction, self.config.seed)
+        split = make_split(self.dataset, section.by, section.test_fraction, self.config.seed)
+        return {"split": split.to_json(), "archives": self.dataset.digests()}
+
+    def _check_archives(self, before: dict[str, str]) -> None:
+        """Refuse archives that are not those that the run began with, in each process its own."""
+        changed = [
+            stem for stem, digest in self.dataset.digests().items() if before.get(stem) != digest
+        ]
+        if changed:
+            raise DataError(
+                f"{', '.join(changed)} in {self.config.zip_dir} changed since the run in "
+                f"{self.run_folder} began; train under another name, or start it anew with --fresh"
+            )
+
+    def _load_checkpoint(self) -> dict[str, Any] | None:
+        """Where the run stands; None at its beginning."""
+        if self.fresh:
+            self._clear()  # not before all parts are known to be good
+        path = self.run_folder / TRAIN_CHECKPOINT
+        return load_checkpoint(path) if path.exists() else None
 
     def _rows(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         factor, seed = self.config.dataset.div_factor, self.config.seed
@@ -240,9 +264,8 @@ class Runner:
                     "with --fresh"
                 )
 
-    def _write_record(self) -> None:
+    def _write_record(self, record: dict[str, Any]) -> None:
         text = yaml.safe_dump(self.config.model_dump(mode="json"), sort_keys=False)
-        record = {"split": self.split.to_json(), "archives": self.dataset.digests()}
         _write_text(self.run_folder / CONFIG_FILE, text)
         _write_text(self.run_folder / SPLIT_FILE, json.dumps(record, indent=1) + "\n")
 
@@ -252,14 +275,6 @@ class Runner:
             (self.run_folder / name).unlink(missing_ok=True)
         for path in (*all_checkpoints(self.run_folder), *self.config.log_folder.glob(EVENT_FILES)):
             path.unlink()
-
-
-def _seed(seed: int) -> None:
-    """All random state that a checkpoint holds, so that a run killed before its first checkpoint
-    begins again as it began."""
-    random.seed(seed)
-    np.random.seed(seed % 2**32)  # noqa: NPY002 - the global one is what others' code draws from
-    torch.manual_seed(seed)
 
 
 def _write_text(path: Path, text: str) -> None:

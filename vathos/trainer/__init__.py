@@ -5,6 +5,7 @@ Rule: `BaseTrainer` knows what a step means, a subclass knows where it runs.
 
 from vathos.trainer.base_trainer import BaseTrainer, Progress
 from vathos.trainer.gpu_trainer import GPUTrainer
+from vathos.trainer.processes import Processes, joined
 from vathos.trainer.tpu_trainer import TPUTrainer
 
-__all__ = ["BaseTrainer", "GPUTrainer", "Progress", "TPUTrainer"]
+__all__ = ["BaseTrainer", "GPUTrainer", "Processes", "Progress", "TPUTrainer", "joined"]

@@ -1,17 +1,16 @@
 """The training loop, once for every device.
 
-A step is, for one batch or several: prepare it on the device, augment, forward, losses, backward;
-then the optimiser, the average of the weights, the scheduler. The one rule: nothing inside a step
-waits for the device; losses and metrics are read at the log interval. A run can be stopped between
-any two steps and continued from there.
+A step is, for one batch or several, in one process or several: prepare it on the device, augment,
+forward, losses, backward; then the optimiser, the average of the weights, the scheduler. The one
+rule: nothing inside a step waits for the device; losses and metrics are read at the log interval. A
+run can be stopped between any two steps and continued from there.
 """
 
 from __future__ import annotations
 
 import time
-from abc import ABC, abstractmethod
+from contextlib import nullcontext
 from dataclasses import dataclass, field
-from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -21,7 +20,13 @@ from vathos.data_loader.batches import Batches
 from vathos.data_loader.dense_depth import normalise
 from vathos.errors import CheckpointError
 from vathos.trainer.average import WeightAverage
-from vathos.trainer.checkpoint import get_rng_state, load_model_state, save_pair, set_rng_state
+from vathos.trainer.checkpoint import (
+    get_rng_state,
+    load_model_state,
+    save_pair,
+    seed_all,
+    set_rng_state,
+)
 from vathos.trainer.health import Health, small_batch_error
 from vathos.trainer.interrupt import Interruptible
 from vathos.trainer.loaders import make_batches, shown_rows
@@ -29,19 +34,23 @@ from vathos.trainer.meter import METRICS, TEST_METRICS, Meter, batch_metrics
 from vathos.trainer.model_record import model_record, picture_size
 from vathos.trainer.monitor import Monitor
 from vathos.trainer.moves import load_optimizer, optimizer_to, scheduler_to
+from vathos.trainer.on_device import OnDevice
+from vathos.trainer.plan import next_step, plan_run
+from vathos.trainer.processes import current
 from vathos.trainer.progress import Clock, Progress
-from vathos.trainer.run_log import RunLog
-from vathos.trainer.schedule import Schedule, batches_in_epoch, run_length
+from vathos.trainer.schedule import Schedule
+from vathos.trainer.telling import Telling
 from vathos.utils.config import parse_config
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
-    from contextlib import AbstractContextManager
 
     from torch import Tensor, nn
     from torch.optim import Optimizer
 
     from vathos.data_loader.dense_depth import Batch
+    from vathos.trainer.plan import Step
+    from vathos.trainer.processes import Processes
     from vathos.trainer.progress import Phase
     from vathos.utils.config import Config
 
@@ -50,7 +59,7 @@ __all__ = ["BaseTrainer", "Progress", "optimizer_to", "scheduler_to"]
 
 @dataclass
 class _State:
-    """Where the run stands: `batch` batches of `epoch` are done, `step` steps in all."""
+    """Where the run stands: `batch` batches of `epoch` are done by all together, `step` steps."""
 
     epoch: int = 0
     batch: int = 0
@@ -58,7 +67,7 @@ class _State:
     metrics: dict[str, float] = field(default_factory=dict)
 
 
-class BaseTrainer(ABC):
+class BaseTrainer(OnDevice):
     """Trains a model on the mask and the depth of a data set.
 
     model: takes (N, 6, H, W), returns (depth_logits, mask_logits).
@@ -70,6 +79,8 @@ class BaseTrainer(ABC):
     on_progress: called with a `Progress`; if it raises KeyboardInterrupt, the run is saved first.
     augmentation: applied to each training batch on the device, float tensors in [0, 1]; what it
     draws from torch's CPU generator is drawn again after a resume.
+    processes: those that train together, by default the ones that have `joined`; each makes its
+    own trainer, and calls the same methods.
 
     Raises `ConfigError`, `CheckpointError`, and `TrainingError` if the loss is not a number.
     """
@@ -85,10 +96,12 @@ class BaseTrainer(ABC):
         state_dict: dict[str, Any] | None = None,
         on_progress: Callable[[Progress], None] | None = None,
         augmentation: nn.Module | None = None,
+        processes: Processes | None = None,
     ) -> None:
         self.config = parse_config(config)
+        self.processes = current() if processes is None else processes
         training = self.config.training
-        self.model = model
+        self.model = self.network = model
         self.seg_loss, self.depth_loss = loss_fns
         self.optimizer = optimizer
         self.augmentation = augmentation
@@ -100,18 +113,21 @@ class BaseTrainer(ABC):
         self._dataset: Any = test_subset.dataset
         self._prepare = getattr(train_subset.dataset, "prepare", normalise)
         self._about_model = model_record(model, self.config, self._dataset)
-        self.epochs, self.steps = run_length(training, len(self.train_batches))
+        begun_by = (state_dict or {}).get("processes", self.processes.size)
+        self.plan = plan_run(training, len(self.train_batches), begun_by)
+        self.epochs, self.steps = self.plan.epochs, self.plan.steps
         self.schedule = Schedule(self.config, optimizer, self.epochs, self.steps)
         self.monitor = Monitor(training)
-        self.on_progress = on_progress
         self.state = _State()
         self._meter = Meter(self.device)
         folder = self.config.run_folder
         self._health = Health(self.device, folder, self.train_batches, self._dataset)
-        self._interrupts = Interruptible()
-        self._log: RunLog | None = None
+        self._interrupts = Interruptible(self.processes)
+        self._telling = Telling(self.config, self.processes.writes, self._interrupts, on_progress)
         self._lr_used = self.schedule.lr
         self._gradient_norm: Tensor | None = None
+        if self.processes.size > 1:  # each draws random numbers of its own from here on
+            seed_all(self.config.seed, self.processes.rank, 0)
         if state_dict is not None:
             self.load_state_dict(state_dict)
 
@@ -120,44 +136,14 @@ class BaseTrainer(ABC):
         """The model that is tested, shown and kept: the average of the weights if there is one."""
         return self.model if self.average is None else self.average.model
 
-    # -- what a device decides ------------------------------------------------------------------
-
-    @abstractmethod
-    def setup(self) -> torch.device:
-        """Move the model where it trains and return that device."""
-
-    @abstractmethod
-    def place(self, batch: Batch) -> Batch:
-        """The batch on the device."""
-
-    @abstractmethod
-    def autocast(self) -> AbstractContextManager[Any]:
-        """The precision of the forward pass."""
-
-    @abstractmethod
-    def backward(self, loss: Tensor) -> None:
-        """Add the gradient of `loss` to the parameters'."""
-
-    @abstractmethod
-    def update(self) -> Tensor | None:
-        """`clip`, one optimiser step, and no gradient left; returns what `clip` does."""
-
-    def clip(self) -> Tensor | None:
-        """Bound the gradient's norm by `training.clip_norm`, and return what it was; None if it is
-        not bounded."""
-        limit = self.config.training.clip_norm
-        if limit is None:
-            return None
-        return torch.nn.utils.clip_grad_norm_(self.model.parameters(), limit)
-
     # -- the loop -------------------------------------------------------------------------------
 
     def start_train(self) -> dict[str, float]:
         """Train to the configured epoch and return the last test metrics.
 
         After each epoch the model is tested, the record and the checkpoints are written. Ctrl-C or
-        SIGTERM: the step is finished, all is saved, and KeyboardInterrupt is raised. A finished run
-        returns at once, one that has lost its patience too.
+        SIGTERM: the step is finished, all is saved, and KeyboardInterrupt is raised, in all
+        processes at the same step. A run that is finished or out of patience returns at once.
         """
         with self._interrupts:
             try:
@@ -166,9 +152,10 @@ class BaseTrainer(ABC):
             except KeyboardInterrupt:
                 if self._interrupts.between_steps:
                     self.save()
+                    self.processes.barrier()  # torchrun kills the others when the first is gone
                 raise
             finally:
-                self._close_log()
+                self._telling.close()
         return dict(self.state.metrics)
 
     def train_epoch(self, epoch: int) -> dict[str, float]:
@@ -178,23 +165,23 @@ class BaseTrainer(ABC):
         """
         self.open_log()  # before the first step, for it drops what came after this point
         self.model.train()
-        training = self.config.training
-        end = batches_in_epoch(training, epoch, self.steps, len(self.train_batches))
-        clock = Clock()
-        if self.state.batch < end:
-            batches = self.train_batches.epoch(epoch, range(self.state.batch, end))
-            # What is left of an epoch after its last full group is a step of its own.
-            while group := tuple(islice(batches, training.accumulate)):
-                self._train_step(epoch, group)
-                clock.add(sum(len(stored["bg"]) for stored in group))
-                if self.state.step % training.log_every == 0:
-                    self._report_step(epoch, clock)
-                if training.checkpoint_every and self.state.step % training.checkpoint_every == 0:
-                    self.save()
+        training, clock = self.config.training, Clock()
+        steps = self.plan.rest(epoch, self.state.batch, self.processes)
+        if steps:
+            batches = self.train_batches.epoch(epoch, [n for step in steps for n in step.mine])
+        for step in steps:
+            group = [next(batches) for _ in step.mine]
+            self._train_step(epoch, group, step)
+            clock.add((step.end - step.first) * len(group[0]["bg"]))  # all are as large
+            if self.state.step % training.log_every == 0:
+                self._report_step(epoch, clock)
+            if training.checkpoint_every and self.state.step % training.checkpoint_every == 0:
+                self.save()
+            if self.state.step % self.check_every == 0:
                 self._interrupts.check()
         self._health.check()
-        metrics = self._meter.gather()
-        self._tell("train", epoch, metrics, clock, self.state.batch, done=True)
+        metrics = self._meter.gather(self.processes)
+        self._tell("train", epoch, metrics, clock, self.state.step, done=True)
         return metrics
 
     def test_epoch(self, epoch: int) -> dict[str, float]:
@@ -203,19 +190,24 @@ class BaseTrainer(ABC):
         Keys: `vathos.trainer.meter.TEST_METRICS`, which begin with those of `train_epoch`.
         """
         self.tested_model.eval()
+        # BatchNorm's running statistics are those of each process's last batch; test what is kept.
+        self.processes.broadcast(self.tested_model.buffers())
         meter = Meter(self.device, TEST_METRICS)
         clock = Clock()
-        for number, stored in enumerate(self.test_batches.epoch(0), start=1):
-            with torch.no_grad():
-                _, means = self._forward(self.tested_model, stored, TEST_METRICS)
-            samples = len(stored["bg"])
-            meter.add(means, samples)
-            clock.add(samples)
-            due = number % self.config.training.log_every == 0
-            if due and number < len(self.test_batches):
-                self._tell("test", epoch, meter.read(), clock, number, done=False)
-            self._interrupts.check()
-        metrics = meter.gather()
+        rank, size, total = self.processes.rank, self.processes.size, len(self.test_batches)
+        batches = self.test_batches.epoch(0, range(rank, total, size))
+        for done in range(size, total + size, size):
+            if stored := next(batches, None):  # the last round may not reach every process
+                with torch.no_grad():
+                    _, means = self._forward(self.tested_model, stored, TEST_METRICS)
+                meter.add(means, len(stored["bg"]))
+                clock.add(size * len(stored["bg"]))
+            turn = done // size
+            if turn % self.config.training.log_every == 0 and done < total:
+                self._tell("test", epoch, meter.read(), clock, done, done=False)
+            if turn % self.check_every == 0:
+                self._interrupts.check()
+        metrics = meter.gather(self.processes)
         self._tell("test", epoch, metrics, clock, len(self.test_batches), done=True)
         self._health.check_test(metrics["loss"], epoch)
         return metrics
@@ -236,7 +228,10 @@ class BaseTrainer(ABC):
     # -- state ----------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that continuing needs: tensors and plain values only."""
+        """Everything that continuing needs: tensors and plain values only.
+
+        Complete in the process that writes; every process calls it.
+        """
         scheduler = self.schedule.scheduler
         return {
             "model_name": type(self.model).__name__,
@@ -246,12 +241,15 @@ class BaseTrainer(ABC):
             "scheduler": None if scheduler is None else scheduler.state_dict(),
             **vars(self.state),
             "monitor": self.monitor.state_dict(),
-            "meter": self._meter.state_dict(),
-            "rng": get_rng_state(),
+            "processes": self.plan.processes,
+            "meter": self.processes.gather(self._meter.state_dict()),
+            "rng": self.processes.gather(get_rng_state()),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where `state` was saved. Raises `CheckpointError` if it does not fit."""
+        """Go on where `state` was saved, in as many processes or others; give the whole of it to
+        each. Raises `CheckpointError` if it does not fit."""
+        self.plan.check(self.processes.size)
         load_model_state(self.model, state, "the training checkpoint")
         try:
             load_optimizer(self.optimizer, state["optimizer"], self.device)
@@ -262,8 +260,14 @@ class BaseTrainer(ABC):
                 self.average.load_state_dict(state["average"])
             self.state = _State(**{key: state[key] for key in vars(self.state)})
             self.monitor.load_state_dict(state["monitor"])
-            self._meter.load_state_dict(state["meter"])
-            set_rng_state(state["rng"])
+            rank, size = self.processes.rank, self.processes.size
+            self._meter = Meter(self.device)
+            for share in state["meter"][rank::size]:
+                self._meter.add_state(share)
+            if len(state["rng"]) == size:
+                set_rng_state(state["rng"][rank])
+            else:
+                seed_all(self.config.seed, rank, self.state.step)
         except (KeyError, ValueError, TypeError, AttributeError) as error:
             raise CheckpointError(
                 f"the training checkpoint does not fit this run ({error}); choose another name"
@@ -271,28 +275,37 @@ class BaseTrainer(ABC):
 
     def save(self, also: Sequence[str] = ()) -> None:
         """Write `model_checkpoint.pt` and `train_checkpoint.pt`, each under the endings in `also`
-        too; raises `TrainingError` instead if losses or weights went bad."""
+        too; raises `TrainingError` instead if losses or weights went bad. Every process calls it,
+        and one writes."""
         self._health.check_weights(self.model, self.state.step)
-        if self._log is not None:
-            self._log.flush()
+        state = self.state_dict()
+        if not self.processes.writes:
+            return
+        self._telling.flush()
         model = {
             **self._about_model,
             "model": self.tested_model.state_dict(),
             **{key: getattr(self.state, key) for key in ("epoch", "step", "metrics")},
         }
-        save_pair(self.config.run_folder, model, self.state_dict(), also)
+        save_pair(self.config.run_folder, model, state, also)
 
     # -- one step -------------------------------------------------------------------------------
 
-    def _train_step(self, epoch: int, group: Sequence[Batch]) -> None:
-        """One optimiser step on the mean gradient of the batches in `group`."""
+    def _train_step(self, epoch: int, group: Sequence[Batch], step: Step | None = None) -> None:
+        """One optimiser step on the mean gradient of the batches of `step`, of which this process
+        has `group`; by default that is all of it."""
+        step = step or next_step(self.state.batch, len(group))
+        # What backward adds up here is then averaged over the processes.
+        share = (step.end - step.first) / self.processes.size
         with self._interrupts.step():
-            for stored in group:
-                loss, means = self._forward(self.model, stored, METRICS, self.augmentation)
-                self.backward(loss / len(group))
-                self._health.add(loss, epoch * len(self.train_batches) + self.state.batch)
+            for number, stored in zip(step.mine, group, strict=True):
+                last = number == step.mine[-1]
+                with nullcontext() if last else self.unsynchronised():
+                    loss, means = self._forward(self.network, stored, METRICS, self.augmentation)
+                    self.backward(loss / share)
+                self._health.add(loss, epoch * len(self.train_batches) + number)
                 self._meter.add(means, len(stored["bg"]))
-                self.state.batch += 1
+            self.state.batch = step.end
             self._gradient_norm = self.update()
             if self.average is not None:
                 self.average.update(self.model)
@@ -349,18 +362,17 @@ class BaseTrainer(ABC):
             self._meter = Meter(self.device)
             seconds = round(time.perf_counter() - started, 3)
             row = {"epoch": epoch, "step": self.state.step, "lr": lr, "seconds": seconds}
-            self._record.epoch(row, train, test)
-            self._record.images(self.predict(shown_rows(self.test_batches)), epoch)
+            shown = shown_rows(self.test_batches)
+            self._telling.epoch(row, train, test, lambda: self.predict(shown))
             self.save(also)
 
     # -- telling --------------------------------------------------------------------------------
 
     def _report_step(self, epoch: int, clock: Clock) -> None:
         self._health.check()
-        norm = None if self._gradient_norm is None else float(self._gradient_norm)
-        self._record.step(self.state.step, self._meter.last(), self._lr_used, norm)
-        metrics = self._meter.read()
-        self._tell("train", epoch, metrics, clock, self.state.batch, done=False)
+        at, last = self.state.step, self._meter.last()
+        self._telling.step(at, last, self._lr_used, self._gradient_norm)
+        self._tell("train", epoch, self._meter.read(), clock, at, done=False)
 
     def _tell(
         self,
@@ -368,31 +380,17 @@ class BaseTrainer(ABC):
         epoch: int,
         metrics: dict[str, float],
         clock: Clock,
-        batch: int,
+        at: int,
         done: bool,
     ) -> None:
-        if self.on_progress is None:
-            return
-        at = (self.state.step, self.steps) if phase == "train" else (batch, len(self.test_batches))
-        place = (phase, epoch, self.epochs, *at)
-        self.on_progress(Progress(*place, metrics, self.schedule.lr, clock.rate(), done))
+        end = self.steps if phase == "train" else len(self.test_batches)
+        place = (phase, epoch, self.epochs, at, end)
+        self._telling.progress(Progress(*place, metrics, self.schedule.lr, clock.rate(), done))
 
     def open_log(self) -> None:
         """Open the record, where the run stands now; it is closed when training ends.
 
         Raises `ConfigError` if its folder cannot be written, or for a tracker not installed.
         """
-        if self._log is None:
-            self._log = RunLog(self.config, self.state.epoch, self.state.step)
-            self._log.graph(self.model, picture_size(self._dataset))
-
-    @property
-    def _record(self) -> RunLog:
-        self.open_log()
-        assert self._log is not None
-        return self._log
-
-    def _close_log(self) -> None:
-        if self._log is not None:
-            self._log.close()
-            self._log = None
+        size = picture_size(self._dataset)
+        self._telling.open(self.state.epoch, self.state.step, self.model, size)

@@ -35,6 +35,7 @@ __all__ = [
     "load_model_state",
     "save_checkpoint",
     "save_pair",
+    "seed_all",
     "set_rng_state",
     "variant",
     "write_atomic",
@@ -159,6 +160,15 @@ def load_model_state(model: nn.Module, state: dict[str, Any], source: str | Path
         raise CheckpointError(
             f"{source} does not fit {mine}: it {detail}; name a checkpoint of {mine}"
         ) from error
+
+
+def seed_all(seed: int, *others: int) -> None:
+    """Seed all random state of this process: from `seed` as it is, or from several numbers."""
+    if others:
+        seed = int(np.random.SeedSequence([seed, *others]).generate_state(1, np.uint64)[0] >> 1)
+    random.seed(seed)
+    np.random.seed(seed % 2**32)  # noqa: NPY002 - the global one is what others' code draws from
+    torch.manual_seed(seed)
 
 
 def get_rng_state() -> dict[str, Any]:

@@ -5,11 +5,15 @@ The one rule: this module decides where and how precisely, never what; the loop 
 
 from __future__ import annotations
 
+import logging
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
+from vathos.errors import ConfigError
 from vathos.trainer.base_trainer import BaseTrainer
 from vathos.trainer.moves import fuse
 from vathos.utils.device import choose_precision, setup_device
@@ -21,25 +25,68 @@ if TYPE_CHECKING:
 
 __all__ = ["GPUTrainer"]
 
+log = logging.getLogger(__name__)
+
 
 class GPUTrainer(BaseTrainer):
     """Trains on the configured device, in the configured precision.
 
     `precision: auto` is bfloat16 where the hardware has it. In float16, gradients are scaled up so
-    as not to vanish, and a step in which they overflow is left out. Arguments as for `BaseTrainer`.
+    as not to vanish, and a step in which they overflow is left out. Each of several processes takes
+    a GPU of its machine, or all take the CPU. Arguments as for `BaseTrainer`.
 
     >>> trainer = GPUTrainer(model, loss_fns, optimizer, config, train_subset, test_subset)
     >>> metrics = trainer.start_train()
     """
 
     def setup(self) -> torch.device:
-        device, self.device_ids = setup_device(self.model, self.config.device)
+        device, self.device_ids = setup_device(self.model, self._target())
         self.precision = choose_precision(self.config.precision, device)
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.precision is torch.float16)
         if self.config.training.channels_last and device.type != "mps":
             self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         fuse(self.optimizer, device)
+        if self.processes.size > 1:
+            self._parallelise(device)
         return device
+
+    def _target(self) -> int | str:
+        """The device as `setup_device` takes it: of several processes, each has its own GPU."""
+        target, here = self.config.device, self.processes.local_rank
+        if self.processes.size == 1 or target == "CPU":
+            return target
+        gpus = torch.cuda.device_count()
+        if not gpus:
+            return "CPU" if target == "auto" else target  # Apple's GPU is one, and cannot share
+        if here >= gpus:
+            raise ConfigError(
+                f"there are {gpus} GPUs here for more processes; start torchrun with "
+                f"--nproc-per-node {gpus}, or set device: CPU"
+            )
+        torch.cuda.set_device(here)
+        return here
+
+    def _parallelise(self, device: torch.device) -> None:
+        """Let the backward pass average gradients over the processes, whose weights become those
+        of the first."""
+        if self.config.training.sync_batchnorm:
+            if device.type == "cuda":
+                nn.SyncBatchNorm.convert_sync_batchnorm(self.model)  # in place, parameters too
+            else:
+                log.warning(
+                    "training.sync_batchnorm works on CUDA GPUs only; on this %s each process has "
+                    "its own statistics",
+                    device.type,
+                )
+        self.network = DistributedDataParallel(self.model, gradient_as_bucket_view=True)
+        if device.type == "cuda":
+            # Agreeing makes the hosts wait for each other; here they do so anyway.
+            self.check_every = self.config.training.log_every
+
+    def unsynchronised(self) -> AbstractContextManager[Any]:
+        if isinstance(self.network, DistributedDataParallel):
+            return self.network.no_sync()
+        return nullcontext()
 
     def place(self, batch: Batch) -> Batch:
         return {key: value.to(self.device, non_blocking=True) for key, value in batch.items()}

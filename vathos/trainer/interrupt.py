@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM between steps, never inside one.
+"""Ctrl-C and SIGTERM between steps, never inside one, and in all processes of a run at the same.
 
 The one rule: the first signal is kept until the step is whole, so that what is then saved can be
 continued; the second one stops at once. A batch system that ends a job loses no more than a person.
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from types import FrameType
     from typing import Any, Self
 
+    from vathos.trainer.processes import Processes
+
 __all__ = ["Interruptible"]
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -24,11 +26,13 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 class Interruptible:
     """A context in which SIGINT and SIGTERM wait for `check`; off the main thread it is idle.
 
-    `between_steps` is False while a step is under way.
+    `between_steps` is False while a step is under way. Several processes stop together or not at
+    all: one that stops at once could not save, and torchrun kills what does not end in time.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, processes: Processes) -> None:
         self.between_steps = True
+        self._processes = processes
         self._wanted = False
         self._before: dict[signal.Signals, Any] = {}
 
@@ -53,11 +57,18 @@ class Interruptible:
         self.between_steps = True
 
     def check(self) -> None:
-        """Raise KeyboardInterrupt if a signal came since the last step."""
-        if self._wanted:
+        """Raise KeyboardInterrupt if a signal came since the last step, to any process; all of them
+        call this at the same steps."""
+        if self._processes.any(self._wanted):
+            raise KeyboardInterrupt
+
+    def request(self) -> None:
+        """Raise KeyboardInterrupt here, or where several processes `check` next."""
+        self._wanted = True
+        if self._processes.size == 1:
             raise KeyboardInterrupt
 
     def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
-        if self._wanted:
+        if self._wanted and self._processes.size == 1:
             raise KeyboardInterrupt
         self._wanted = True

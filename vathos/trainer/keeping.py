@@ -17,7 +17,8 @@ from depthgen.workspace import Workspace
 from vathos.data_loader.cache import Cache, layouts_of, total_bytes
 from vathos.data_loader.disk_cache import DiskCache
 from vathos.errors import ConfigError
-from vathos.trainer.schedule import run_length
+from vathos.trainer.plan import plan_run
+from vathos.trainer.processes import current
 from vathos.utils.memory import available_memory
 
 if TYPE_CHECKING:
@@ -46,8 +47,7 @@ def keep(config: Config, batches: Sequence[Batches], device: torch.device) -> No
     if wanted != "auto":
         _keep_at(wanted, config, batches, device, _size(batches))
         return
-    epochs, _ = run_length(config.training, len(batches[0]))
-    if epochs == 1:
+    if plan_run(config.training, len(batches[0]), current().size).epochs == 1:
         log.info("dataset.cache: none, for each sample is trained on once")
         return
     size = _size(batches)

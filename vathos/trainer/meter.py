@@ -11,7 +11,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import distributed
 
 from vathos.model.loss import metrics
 
@@ -19,6 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from torch import Tensor
+
+    from vathos.trainer.processes import Processes
 
 __all__ = ["METRICS", "TEST_METRICS", "Meter", "batch_metrics"]
 
@@ -84,18 +85,10 @@ class Meter:
         samples = max(self.samples, 1)
         return {key: total / samples for key, total in zip(self.names, self._totals, strict=True)}
 
-    def gather(self) -> dict[str, float]:
-        """Means over all samples of all processes so far; every process calls it, and waits.
-
-        With one process the same as `read`.
-        """
-        if not (distributed.is_available() and distributed.is_initialized()):
-            return self.read()
+    def gather(self, processes: Processes) -> dict[str, float]:
+        """Means over all samples of all processes so far; every process calls it, and waits."""
         self._settle()
-        sums = torch.tensor([*self._totals, self.samples], dtype=self._sums.dtype)
-        sums = sums.to(self._sums.device)
-        distributed.all_reduce(sums)
-        *totals, samples = sums.tolist()
+        *totals, samples = processes.sum([*self._totals, float(self.samples)])
         return {key: t / max(samples, 1) for key, t in zip(self.names, totals, strict=True)}
 
     def last(self) -> dict[str, float]:
@@ -107,11 +100,11 @@ class Meter:
         would round differently from a run that was not interrupted."""
         return {"sums": self._sums.cpu(), "totals": list(self._totals), "samples": self.samples}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The inverse of `state_dict`."""
-        self._sums.copy_(state["sums"])
-        self._totals = list(state["totals"])
-        self.samples = state["samples"]
+    def add_state(self, state: dict[str, Any]) -> None:
+        """Go on from a `state_dict`, or from those of several processes together."""
+        self._sums += state["sums"].to(self._sums)
+        self._totals = [a + b for a, b in zip(self._totals, state["totals"], strict=True)]
+        self.samples += state["samples"]
 
     def _settle(self) -> None:
         sums = self._sums.tolist()

@@ -1,4 +1,4 @@
-"""How long a run is, and the learning rate along it.
+"""The learning rate along a run.
 
 The one rule: a scheduler that needs to know its length is told the run's, so that the learning rate
 is annealed at the last step and not before or after it.
@@ -6,7 +6,6 @@ is annealed at the last step and not before or after it.
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Any
 
 from torch.optim import lr_scheduler
@@ -16,9 +15,9 @@ from vathos.utils.instances import InstanceError, get_instance_v2, written_in
 if TYPE_CHECKING:
     from torch.optim import Optimizer
 
-    from vathos.utils.schema import Config, SchedulerConfig, TrainingConfig
+    from vathos.utils.schema import Config, SchedulerConfig
 
-__all__ = ["Schedule", "batches_in_epoch", "run_length"]
+__all__ = ["Schedule"]
 
 STEPWISE = ("OneCycleLR", "CyclicLR")
 LENGTH_ARGUMENT = {
@@ -30,27 +29,6 @@ LENGTH_ARGUMENT = {
 RATE_ARGUMENTS = {"OneCycleLR": ("max_lr",), "CyclicLR": ("base_lr", "max_lr")}
 COMPOUND = ("SequentialLR", "ChainedScheduler")
 NEEDS_CODE = ("LambdaLR", "MultiplicativeLR", "LRScheduler")
-
-
-def run_length(training: TrainingConfig, batches_per_epoch: int) -> tuple[int, int]:
-    """(epochs, optimiser steps): `epochs` decides and `steps` cuts, or `steps` alone decides.
-
-    What is left of an epoch after its last full `accumulate` batches is a step too.
-    """
-    steps_per_epoch = math.ceil(batches_per_epoch / training.accumulate)
-    if training.epochs is None:
-        steps = training.steps or 1
-        return math.ceil(steps / steps_per_epoch), steps
-    steps = training.epochs * steps_per_epoch
-    if training.steps is not None and training.steps < steps:
-        return math.ceil(training.steps / steps_per_epoch), training.steps
-    return training.epochs, steps
-
-
-def batches_in_epoch(training: TrainingConfig, epoch: int, steps: int, batches: int) -> int:
-    """How many of its `batches` this epoch trains on: fewer if the run's `steps` end in it."""
-    steps_before = epoch * math.ceil(batches / training.accumulate)
-    return min(batches, (steps - steps_before) * training.accumulate)
 
 
 class Schedule:

@@ -200,7 +200,8 @@ class TrainingConfig(_Section):
     tested after each epoch, the same samples each time. `monitor` decides which checkpoint is the
     best, and training ends `patience` epochs after it stopped improving. `accumulate` batches make
     an optimiser step; `clip_norm` bounds its gradient's norm; `ema` is the decay of the averaged
-    weights that are tested and kept instead of the last ones.
+    weights that are tested and kept instead of the last ones. With `sync_batchnorm` BatchNorm takes
+    its statistics from the batches of all processes; CUDA GPUs only.
     """
 
     epochs: Count | None = None
@@ -215,6 +216,7 @@ class TrainingConfig(_Section):
     clip_norm: Positive | None = None
     ema: Fraction | None = None
     channels_last: bool = True
+    sync_batchnorm: bool = False
 
     @model_validator(mode="after")
     def _some_length(self) -> Self:
