@@ -159,7 +159,9 @@ def evaluate(
     help="[default: the configuration's]",
 )
 @click.option("--steps", type=int, default=20, show_default=True, help="To time, each.")
-@click.option("--drawn", is_flag=True, help="On pictures drawn at random, not the archives.")
+@click.option(
+    "--drawn", is_flag=True, default=None, help="On pictures drawn at random, not the archives."
+)
 @click.option(
     "-o",
     "--out",
@@ -175,10 +177,7 @@ def bench(
     /,
     config: Path | None,
     overrides: tuple[str, ...],
-    batch_sizes: str,
-    models: str | None,
     out: Path,
-    drawn: bool,
     as_json: bool,
     **options: Any,
 ) -> None:
@@ -189,14 +188,7 @@ def bench(
     and archives, on pictures drawn at random. Ctrl-C shows what there is.
     """
     _need("bench")
-    from vathos.bench import (
-        BenchOptions,
-        bench_report,
-        draw,
-        read_batch_sizes,
-        read_models,
-    )
-    from vathos.bench import bench as stage
+    from vathos import bench as stage
     from vathos.utils.config import parse_config, read_config
 
     session: Session = context.obj
@@ -205,16 +197,14 @@ def bench(
         settings = parse_config({"dataset": {"root": str(root)}})
     else:
         settings = read_config(config, overrides, default_root=root)
-    asked = BenchOptions(
-        batch_sizes=read_batch_sizes(batch_sizes),
-        models=read_models(models),
-        drawn=True if drawn else None if config is None else False,
-        **options,
-    )
-    found = stage(settings, asked, session.progress("bench", "steps"))
+        options["drawn"] = bool(options["drawn"])  # what it names must be there
+    options["batch_sizes"] = stage.read_batch_sizes(options["batch_sizes"])
+    options["models"] = stage.read_models(options["models"])
+    asked = stage.BenchOptions(**options)
+    found = stage.bench(settings, asked, session.progress("bench", "steps"))
     # First what took long: the plot may meet a full disk.
-    click.echo(json.dumps(found.to_json(), indent=2) if as_json else bench_report(found))
-    draw(found, out)
+    click.echo(json.dumps(found.to_json(), indent=2) if as_json else stage.bench_report(found))
+    stage.draw(found, out)
     if not as_json:
         session.say(f"  {out}")
     if found.interrupted:
