@@ -209,7 +209,7 @@ def test_settings_are_those_of_the_configuration(tmp_path: Path) -> None:
         )
     (trainer,) = seen
     assert found.precision == "bfloat16"
-    assert trainer.precision is torch.bfloat16
+    assert trainer.settings.autocast is torch.bfloat16
     assert isinstance(trainer.optimizer, torch.optim.SGD)
 
 

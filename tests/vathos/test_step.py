@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import copy
+import json
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.vathos.trainings import PlainNet, TinyNet
+from tests.vathos.trainings import DropNet, PlainNet, TinyNet
 from tests.vathos.waiting import NoWaiting, WaitedError
 from vathos.data_loader.augmentation import DepthLightAug
 from vathos.model import loss as L
+from vathos.trainer import tuning
 from vathos.trainer.moves import fuse, load_optimizer, optimizer_to
 from vathos.trainer.progress import Clock
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from torch.optim import Optimizer
 
@@ -117,25 +120,128 @@ def losses_of(trainer: GPUTrainer, steps: int) -> list[float]:
     return found[:steps]
 
 
-def seeded_net(kind: torch.dtype) -> nn.Module:
-    """The same network each time, in float64 one without BatchNorm."""
+def same_curve(one: GPUTrainer, other: GPUTrainer, kind: type[nn.Module]) -> None:
+    """20 steps within 1e-6 in float64; in float32, where rounding grows, 3 within 1e-5."""
+    steps, tolerance = (20, 1e-6) if kind is PlainNet else (3, 1e-5)
+    assert losses_of(one, steps) == pytest.approx(losses_of(other, steps), abs=tolerance, rel=0)
+
+
+def seeded_net(kind: type[nn.Module]) -> nn.Module:
+    """The same weights each time."""
     torch.manual_seed(0)
-    return PlainNet() if kind == torch.float64 else TinyNet()
+    return kind()
 
 
 LONG = {"epochs": 8, "log_every": 100}
 
 
-@pytest.mark.parametrize("kind", [torch.float64, torch.float32])
+@pytest.mark.parametrize("kind", [PlainNet, TinyNet])
 def test_a_fused_optimiser_leaves_the_curve(
-    make_trainer: Callable[..., GPUTrainer], kind: torch.dtype
+    make_trainer: Callable[..., GPUTrainer], kind: type[nn.Module]
 ) -> None:
     fused, plain = (make_trainer(model=seeded_net(kind), **LONG) for _ in range(2))
     assert all(group["fused"] for group in fused.optimizer.param_groups)
     for group in plain.optimizer.param_groups:
         group["fused"] = False
-    steps, tolerance = (20, 1e-6) if kind == torch.float64 else (3, 1e-5)
-    assert losses_of(fused, steps) == pytest.approx(losses_of(plain, steps), abs=tolerance, rel=0)
+    same_curve(fused, plain, kind)
+
+
+@pytest.mark.parametrize("kind", [PlainNet, TinyNet])
+def test_the_memory_order_leaves_the_curve(
+    make_trainer: Callable[..., GPUTrainer], kind: type[nn.Module]
+) -> None:
+    ordered, plain = (
+        make_trainer(model=seeded_net(kind), channels_last=order, **LONG) for order in (True, False)
+    )
+    for trainer, order in ((ordered, torch.channels_last), (plain, torch.contiguous_format)):
+        weights = next(trainer.model.parameters())
+        assert weights.is_contiguous(memory_format=order)
+    same_curve(ordered, plain, kind)
+
+
+@pytest.fixture
+def half_compiled(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """torch.compile as far as it goes without a C++ compiler: traced, differentiated and run."""
+    monkeypatch.setattr("torch.compile", partial(torch.compile, backend="aot_eager"))
+    yield
+    torch.compiler.reset()
+
+
+@pytest.mark.usefixtures("half_compiled")
+@pytest.mark.parametrize("kind", [PlainNet, TinyNet])
+def test_a_traced_network_leaves_the_curve(
+    make_trainer: Callable[..., GPUTrainer], kind: type[nn.Module]
+) -> None:
+    compiled, eager = (
+        make_trainer(model=seeded_net(kind), compile=wish, **LONG) for wish in (True, False)
+    )
+    assert compiled.network is not compiled.model
+    assert eager.network is eager.model
+    same_curve(compiled, eager, kind)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")
+@pytest.mark.parametrize("kind", [PlainNet, TinyNet])
+def test_a_compiled_network_leaves_the_curve(
+    make_trainer: Callable[..., GPUTrainer], kind: type[nn.Module]
+) -> None:
+    compiled, eager = (
+        make_trainer(model=seeded_net(kind), compile=wish, **LONG) for wish in (True, False)
+    )
+    assert compiled.network is not compiled.model
+    same_curve(compiled, eager, kind)
+
+
+@pytest.mark.usefixtures("half_compiled")
+def test_checkpoints_do_not_tell_whether_a_run_is_compiled(
+    make_trainer: Callable[..., GPUTrainer],
+) -> None:
+    config = {"lr_scheduler": None}
+    compiled = make_trainer(config=config, compile=True, ema=0.9, epochs=1)
+    compiled.start_train()
+    state = compiled.state_dict()
+    goes_on = make_trainer(state=state, config=config, ema=0.9, epochs=2)
+    assert goes_on.network is goes_on.model
+    assert goes_on.start_train()["loss"] > 0
+    assert list(state["model"]) == list(TinyNet().state_dict())
+
+
+def test_a_run_whose_network_cannot_be_compiled_trains_without(
+    make_trainer: Callable[..., GPUTrainer],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def fail(*arguments: Any) -> None:
+        raise RuntimeError("no C++ compiler")
+
+    monkeypatch.setattr("torch.compile", partial(torch.compile, backend=fail))
+    trainer = make_trainer(compile=True, epochs=1)
+    assert trainer.network is trainer.model
+    assert "no C++ compiler" in caplog.text
+    assert trainer.start_train()["loss"] > 0
+
+
+@pytest.mark.usefixtures("half_compiled")
+def test_measuring_touches_nothing_of_the_run(
+    make_trainer: Callable[..., GPUTrainer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tuning, "MEASURED_FROM_PASSES", 1)
+    monkeypatch.setattr(tuning, "COMPILED_FROM_S", 0.0)
+    chosen: dict[str, Any] = {}
+    ends = []
+    for run in ("measured", "told"):
+        trainer = make_trainer(run=run, model=seeded_net(DropNet), epochs=1, **chosen)
+        drawn = torch.get_rng_state()
+        trainer.start_train()
+        ends.append((drawn, trainer.model.state_dict()))
+        settings = trainer.settings
+        chosen = {"channels_last": settings.channels_last, "compile": settings.compile}
+    path = make_trainer(run="measured").config.run_folder / tuning.STEP_FILE
+    assert len(json.loads(path.read_text())["seconds"]) == 3
+    (drawn, weights), (drawn_too, weights_too) = ends
+    assert torch.equal(drawn, drawn_too)
+    assert all(torch.equal(weights[name], weights_too[name]) for name in weights)
 
 
 def trained(optimizer: Optimizer, model: nn.Module, steps: int = 2) -> None:

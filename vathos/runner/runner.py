@@ -39,6 +39,7 @@ from vathos.trainer.event_files import EVENT_FILES
 from vathos.trainer.processes import current
 from vathos.trainer.run_log import METRICS_FILE
 from vathos.trainer.trackers import TRACKERS_FILE
+from vathos.trainer.tuning import STEP_FILE
 from vathos.utils.config import Config, flatten, parse_config, read_config
 from vathos.utils.instances import InstanceError, find_constructor, get_instance_v2, written_in
 from vathos.utils.parameters import build_optimizer
@@ -68,6 +69,8 @@ FREE_KEYS = {
     "dataset.cache",
     "dataset.loader_args.num_workers",
     "dataset.loader_args.pin_memory",
+    "training.channels_last",
+    "training.compile",
     "training.log_every",
     "training.checkpoint_every",
     "training.keep_every",
@@ -271,7 +274,7 @@ class Runner:
 
     def _clear(self) -> None:
         """Remove what earlier runs of this name wrote, and nothing else."""
-        for name in (CONFIG_FILE, SPLIT_FILE, METRICS_FILE, TRACKERS_FILE):
+        for name in (CONFIG_FILE, SPLIT_FILE, STEP_FILE, METRICS_FILE, TRACKERS_FILE):
             (self.run_folder / name).unlink(missing_ok=True)
         for path in (*all_checkpoints(self.run_folder), *self.config.log_folder.glob(EVENT_FILES)):
             path.unlink()

@@ -14,9 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch.utils.data import Subset
 
-from vathos.data_loader.batches import Batches
 from vathos.data_loader.dense_depth import normalise
 from vathos.errors import CheckpointError
 from vathos.trainer.average import WeightAverage
@@ -29,7 +27,7 @@ from vathos.trainer.checkpoint import (
 )
 from vathos.trainer.health import Health, small_batch_error
 from vathos.trainer.interrupt import Interruptible
-from vathos.trainer.loaders import make_batches, shown_rows
+from vathos.trainer.loaders import make_batches, shown_rows, stored_batch
 from vathos.trainer.meter import METRICS, TEST_METRICS, Meter, batch_metrics
 from vathos.trainer.model_record import model_record, picture_size
 from vathos.trainer.monitor import Monitor
@@ -47,6 +45,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
     from torch.optim import Optimizer
+    from torch.utils.data import Subset
 
     from vathos.data_loader.dense_depth import Batch
     from vathos.trainer.plan import Step
@@ -106,8 +105,6 @@ class BaseTrainer(OnDevice):
         self.optimizer = optimizer
         self.augmentation = augmentation
         self.device = self.setup()
-        optimizer_to(optimizer, self.device)
-        self.average = None if training.ema is None else WeightAverage(model, training.ema)
         subsets = train_subset, test_subset
         self.train_batches, self.test_batches = make_batches(self.config, *subsets, self.device)
         self._dataset: Any = test_subset.dataset
@@ -116,6 +113,8 @@ class BaseTrainer(OnDevice):
         begun_by = (state_dict or {}).get("processes", self.processes.size)
         self.plan = plan_run(training, len(self.train_batches), begun_by)
         self.epochs, self.steps = self.plan.epochs, self.plan.steps
+        self.settle(self.steps * training.accumulate)
+        self.average = None if training.ema is None else WeightAverage(model, training.ema)
         self.schedule = Schedule(self.config, optimizer, self.epochs, self.steps)
         self.monitor = Monitor(training)
         self.state = _State()
@@ -217,9 +216,7 @@ class BaseTrainer(OnDevice):
         """Samples of the data set with `pred_mask` and `pred_depth` (N, 1, H, W) in [0, 1], on the
         CPU; what `figures.prediction_grid` takes."""
         self.tested_model.eval()
-        subset = Subset(self._dataset, list(rows))
-        stored = next(iter(Batches(subset, len(subset), shuffle=False).epoch(0)))
-        batch = self._prepare(self.place(stored))
+        batch = self._prepare(self.place(stored_batch(self._dataset, list(rows))))
         depth_logits, mask_logits = self._logits(self.tested_model, batch)
         batch["pred_mask"] = torch.sigmoid(mask_logits)
         batch["pred_depth"] = torch.sigmoid(depth_logits)

@@ -5,8 +5,10 @@ The one rule: this module decides where and how precisely, never what; the loop 
 
 from __future__ import annotations
 
+import copy
 import logging
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,8 +17,11 @@ from torch.nn.parallel import DistributedDataParallel
 
 from vathos.errors import ConfigError
 from vathos.trainer.base_trainer import BaseTrainer
+from vathos.trainer.loaders import stored_batch
+from vathos.trainer.meter import METRICS
 from vathos.trainer.moves import fuse
-from vathos.utils.device import choose_precision, setup_device
+from vathos.trainer.tuning import StepSettings, Tuner, arrange, time_passes
+from vathos.utils.device import setup_device
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -29,9 +34,9 @@ log = logging.getLogger(__name__)
 
 
 class GPUTrainer(BaseTrainer):
-    """Trains on the configured device, in the configured precision.
+    """Trains on the configured device, as precisely as configured, compiled or not.
 
-    `precision: auto` is bfloat16 where the hardware has it. In float16, gradients are scaled up so
+    What of that is `auto` a `Tuner` decides. In float16, gradients are scaled up so
     as not to vanish, and a step in which they overflow is left out. Each of several processes takes
     a GPU of its machine, or all take the CPU. Arguments as for `BaseTrainer`.
 
@@ -41,14 +46,44 @@ class GPUTrainer(BaseTrainer):
 
     def setup(self) -> torch.device:
         device, self.device_ids = setup_device(self.model, self._target())
-        self.precision = choose_precision(self.config.precision, device)
-        self.scaler = torch.amp.GradScaler(device.type, enabled=self.precision is torch.float16)
-        if self.config.training.channels_last and device.type != "mps":
-            self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        fuse(self.optimizer, device)
-        if self.processes.size > 1:
-            self._parallelise(device)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=False)
         return device
+
+    def settle(self, passes: int) -> None:
+        tuner = Tuner(self.config, self.device, self._time_pass)
+        chosen = self.processes.share(lambda: asdict(tuner.choose(passes)))
+        self.settings = StepSettings(**chosen)
+        scaled = self.settings.precision == "fp16"
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=scaled)
+        if self.config.training.sync_batchnorm and self.processes.size > 1:
+            self._share_statistics()
+        self.network = arrange(self.model, self.settings, self.device)
+        fuse(self.optimizer, self.device)
+        super().settle(passes)
+        if self.processes.size > 1:
+            self._parallelise()
+
+    def _time_pass(self, settings: StepSettings) -> float:
+        """Seconds of a forward and a backward pass of a copy of the model on a batch of the run.
+
+        Nothing of the run is touched, its random numbers neither.
+        """
+        self.settings = settings
+        model = copy.deepcopy(self.model).train()
+        network = arrange(model, settings, self.device)
+        stored = stored_batch(self._dataset, self.train_batches.order.batch(0, 0).tolist())
+
+        def run() -> None:
+            loss, _ = self._forward(network, stored, METRICS)
+            self.backward(loss)
+            model.zero_grad()
+
+        try:
+            with torch.random.fork_rng(self.device_ids):
+                return time_passes(run, self.device)
+        finally:
+            if settings.compile:
+                torch.compiler.reset()  # its graphs hold the memory that they ran in
 
     def _target(self) -> int | str:
         """The device as `setup_device` takes it: of several processes, each has its own GPU."""
@@ -66,20 +101,21 @@ class GPUTrainer(BaseTrainer):
         torch.cuda.set_device(here)
         return here
 
-    def _parallelise(self, device: torch.device) -> None:
+    def _share_statistics(self) -> None:
+        if self.device.type == "cuda":
+            nn.SyncBatchNorm.convert_sync_batchnorm(self.model)  # in place, parameters too
+        else:
+            log.warning(
+                "training.sync_batchnorm works on CUDA GPUs only; on this %s each process has "
+                "its own statistics",
+                self.device.type,
+            )
+
+    def _parallelise(self) -> None:
         """Let the backward pass average gradients over the processes, whose weights become those
         of the first."""
-        if self.config.training.sync_batchnorm:
-            if device.type == "cuda":
-                nn.SyncBatchNorm.convert_sync_batchnorm(self.model)  # in place, parameters too
-            else:
-                log.warning(
-                    "training.sync_batchnorm works on CUDA GPUs only; on this %s each process has "
-                    "its own statistics",
-                    device.type,
-                )
-        self.network = DistributedDataParallel(self.model, gradient_as_bucket_view=True)
-        if device.type == "cuda":
+        self.network = DistributedDataParallel(self.network, gradient_as_bucket_view=True)
+        if self.device.type == "cuda":
             # Agreeing makes the hosts wait for each other; here they do so anyway.
             self.check_every = self.config.training.log_every
 
@@ -92,9 +128,8 @@ class GPUTrainer(BaseTrainer):
         return {key: value.to(self.device, non_blocking=True) for key, value in batch.items()}
 
     def autocast(self) -> AbstractContextManager[Any]:
-        if self.precision is None:
-            return nullcontext()
-        return torch.autocast(self.device.type, dtype=self.precision)
+        kind = self.settings.autocast
+        return nullcontext() if kind is None else torch.autocast(self.device.type, dtype=kind)
 
     def backward(self, loss: Tensor) -> None:
         self.scaler.scale(loss).backward()

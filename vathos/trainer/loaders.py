@@ -19,11 +19,14 @@ from vathos.data_loader.split import thin
 from vathos.trainer.keeping import keep
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import torch
 
+    from vathos.data_loader.dense_depth import Batch
     from vathos.utils.schema import Config
 
-__all__ = ["make_batches", "shown_rows"]
+__all__ = ["make_batches", "shown_rows", "stored_batch"]
 
 log = logging.getLogger(__name__)
 
@@ -77,3 +80,8 @@ def shown_rows(test_batches: Batches) -> list[int]:
     rows = test_batches.order.rows
     at = np.linspace(0, len(rows) - 1, min(IMAGE_SAMPLES, len(rows))).astype(int)
     return [int(row) for row in rows[at]]
+
+
+def stored_batch(dataset: Any, rows: Sequence[int]) -> Batch:
+    """These rows of a data set as it stores them, loaded here and now."""
+    return next(Batches(Subset(dataset, rows), len(rows), shuffle=False).epoch(0))

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from vathos.trainer.moves import optimizer_to
+
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
@@ -41,9 +43,15 @@ class OnDevice(ABC):
 
     @abstractmethod
     def setup(self) -> torch.device:
-        """Move the model where it trains and return that device. Several processes leave it with
-        the weights of the one that writes, and with a `network` that averages gradients, unless
-        `update` does that."""
+        """Move the model where it trains and return that device."""
+
+    def settle(self, passes: int) -> None:
+        """Decide how to compute the steps of a run of so many forward passes in each process.
+
+        Several processes leave it with the weights of the one that writes, and with a `network`
+        that averages gradients, unless `update` does that.
+        """
+        optimizer_to(self.optimizer, self.device)
 
     @abstractmethod
     def place(self, batch: Batch) -> Batch:

@@ -13,7 +13,7 @@ from torch import nn
 
 from vathos.errors import ConfigError
 
-__all__ = ["choose_device", "choose_precision", "setup_device"]
+__all__ = ["choose_device", "choose_precision", "device_name", "setup_device"]
 
 log = logging.getLogger(__name__)
 
@@ -78,3 +78,12 @@ def _has_bf16(device: torch.device) -> bool:
         capabilities = torch.cpu.get_capabilities()
         return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
     return False
+
+
+def device_name(device: torch.device) -> str:
+    """What the device is called by its maker, as far as torch knows; else its type."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    if device.type == "cpu":
+        return str(torch.cpu.get_capabilities().get("cpu_name", "cpu"))
+    return device.type

@@ -36,6 +36,7 @@ COMMAND_LINE = "the command line"
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
+Switch = Literal["auto", True, False]
 Monitor = Literal[
     "loss",
     "seg_loss",
@@ -200,8 +201,11 @@ class TrainingConfig(_Section):
     tested after each epoch, the same samples each time. `monitor` decides which checkpoint is the
     best, and training ends `patience` epochs after it stopped improving. `accumulate` batches make
     an optimiser step; `clip_norm` bounds its gradient's norm; `ema` is the decay of the averaged
-    weights that are tested and kept instead of the last ones. With `sync_batchnorm` BatchNorm takes
-    its statistics from the batches of all processes; CUDA GPUs only.
+    weights that are tested and kept instead of the last ones. `channels_last` is the memory order
+    of the weights, and `compile` lets torch.compile make one program of the forward and of the
+    backward pass; "auto" is measured where the run is long enough, else it is true and false. With
+    `sync_batchnorm` BatchNorm takes its statistics from the batches of all processes; CUDA GPUs
+    only.
     """
 
     epochs: Count | None = None
@@ -215,7 +219,8 @@ class TrainingConfig(_Section):
     accumulate: Count = 1
     clip_norm: Positive | None = None
     ema: Fraction | None = None
-    channels_last: bool = True
+    channels_last: Switch = "auto"
+    compile: Switch = "auto"
     sync_batchnorm: bool = False
 
     @model_validator(mode="after")
