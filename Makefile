@@ -3,13 +3,16 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+TPU_VENV := .venv-tpu
+TPU_STAMP := $(TPU_VENV)/.installed
 
-.PHONY: help venv demo test test-core lint format bench docs clean
+.PHONY: help venv demo test test-core test-tpu lint format bench docs clean
 
 help:
 	@echo "make demo       the whole chain, small and offline; names the pictures to open"
 	@echo "make test       ruff, mypy and pytest"
 	@echo "make test-core  an install without extras: composite and stats without torch"
+	@echo "make test-tpu   training through PyTorch/XLA, on its CPU device; installs 7 GB in $(TPU_VENV)"
 	@echo "make bench      every benchmark, into benchmarks/results/"
 	@echo "make docs       the manual, into site/"
 	@echo "make venv       the virtual environment alone, in $(VENV)"
@@ -32,6 +35,16 @@ test: lint
 test-core: $(STAMP)
 	$(BIN)/python tests/core_install.py
 
+test-tpu: $(TPU_STAMP)
+	$(TPU_VENV)/bin/python -m pytest -rs --timeout 1800 tests/vathos/test_tpu.py
+
+# PyTorch/XLA goes with one version of torch, which is not the one of everything else.
+$(TPU_STAMP): pyproject.toml constraints-tpu.txt
+	$(PYTHON) -m venv $(TPU_VENV)
+	$(TPU_VENV)/bin/pip install --quiet --disable-pip-version-check -c constraints-tpu.txt \
+		-e '.[train]' torch torch_xla pytest pytest-timeout
+	@touch $@
+
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -50,5 +63,5 @@ docs: $(STAMP)
 	@echo "site/index.html"
 
 clean:
-	rm -rf $(VENV) build demo site .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf $(VENV) $(TPU_VENV) build demo site .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info
 	find . -name __pycache__ -prune -exec rm -rf {} +

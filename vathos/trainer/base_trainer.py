@@ -167,7 +167,8 @@ class BaseTrainer(OnDevice):
         training, clock = self.config.training, Clock()
         steps = self.plan.rest(epoch, self.state.batch, self.processes)
         if steps:
-            batches = self.train_batches.epoch(epoch, [n for step in steps for n in step.mine])
+            mine = [number for step in steps for number in step.mine]
+            batches = self.feed(self.train_batches.epoch(epoch, mine))
         for step in steps:
             group = [next(batches) for _ in step.mine]
             self._train_step(epoch, group, step)
@@ -194,7 +195,7 @@ class BaseTrainer(OnDevice):
         meter = Meter(self.device, TEST_METRICS)
         clock = Clock()
         rank, size, total = self.processes.rank, self.processes.size, len(self.test_batches)
-        batches = self.test_batches.epoch(0, range(rank, total, size))
+        batches = self.feed(self.test_batches.epoch(0, range(rank, total, size)))
         for done in range(size, total + size, size):
             if stored := next(batches, None):  # the last round may not reach every process
                 with torch.no_grad():
@@ -318,9 +319,7 @@ class BaseTrainer(OnDevice):
         augmentation: nn.Module | None = None,
     ) -> tuple[Tensor, Tensor]:
         """(total loss, means in the order of `names`) of a batch as the data set stores it."""
-        batch = self._prepare(self.place(stored))
-        if augmentation is not None:
-            batch = augmentation(batch)
+        batch = self.prepared(stored, augmentation)
         depth_logits, mask_logits = self._logits(model, batch)
         mask, depth = batch["fg_bg_mask"], batch["depth_fg_bg"]
         seg_loss = self.seg_loss(mask_logits, mask)
@@ -329,6 +328,11 @@ class BaseTrainer(OnDevice):
         loss = weights.seg * seg_loss + weights.depth * depth_loss
         losses, logits = (loss, seg_loss, depth_loss), (mask_logits, depth_logits)
         return loss, batch_metrics(losses, logits, (mask, depth), names)
+
+    def prepared(self, stored: Batch, augmentation: nn.Module | None) -> Batch:
+        """A batch as the data set stores it, on the device, as floats in [0, 1], augmented."""
+        batch = self._prepare(self.place(stored))
+        return batch if augmentation is None else augmentation(batch)
 
     def _logits(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
         pictures = torch.cat((batch["bg"], batch["fg_bg"]), dim=1)

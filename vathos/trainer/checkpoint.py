@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from torch.utils._pytree import tree_map_only
 
 from vathos.errors import CheckpointError
 
@@ -85,6 +86,8 @@ def write_atomic(path: Path, write: Callable[[IO[bytes]], object]) -> None:
 
 def save_checkpoint(state: dict[str, Any], path: Path) -> None:
     """Write tensors and plain values to `path`, atomically. Raises `CheckpointError`."""
+    # From the CPU, for the file must open where there is no such device, a TPU above all.
+    state = tree_map_only(torch.Tensor, torch.Tensor.cpu, state)
     write_atomic(path, lambda file: torch.save(state, file))
 
 

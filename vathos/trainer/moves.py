@@ -1,4 +1,4 @@
-"""Optimisers and schedulers from one device to another, and each in the fastest form there.
+"""Models, optimisers and schedulers from device to device, and each in the fastest form there.
 
 The one rule: they are changed in place, so that whoever holds them goes on holding them.
 """
@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 if TYPE_CHECKING:
+    from torch import nn
     from torch.optim import Optimizer
 
-__all__ = ["fuse", "load_optimizer", "optimizer_to", "scheduler_to"]
+__all__ = ["fuse", "load_optimizer", "model_to", "optimizer_to", "scheduler_to"]
 
 FUSED_ON = ("cuda", "cpu")
 # How a group is computed, not what: these are the present optimiser's and never a checkpoint's.
@@ -48,6 +49,22 @@ def load_optimizer(optim: Optimizer, state: dict[str, Any], device: torch.device
     for group, forms in zip(optim.param_groups, kept, strict=True):
         group.update(forms)
     optimizer_to(optim, device)
+
+
+def model_to(model: nn.Module, optim: Optimizer, device: torch.device) -> None:
+    """Move `model` to `device`, in place, and let `optim` go on training it.
+
+    A TPU's tensors cannot take the place of others, so there the module gets new parameters, and an
+    optimiser of the old ones would train nothing.
+    """
+    before = list(model.parameters())
+    model.to(device)
+    moved = dict(zip(before, model.parameters(), strict=True))
+    for group in optim.param_groups:
+        group["params"] = [moved.get(parameter, parameter) for parameter in group["params"]]
+    for old, new in moved.items():
+        if old is not new and old in optim.state:
+            optim.state[new] = optim.state.pop(old)
 
 
 def optimizer_to(optim: Optimizer, device: torch.device) -> None:

@@ -14,6 +14,7 @@ import torch
 from vathos.trainer.moves import optimizer_to
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from contextlib import AbstractContextManager
 
     from torch import Tensor, nn
@@ -52,6 +53,10 @@ class OnDevice(ABC):
         that averages gradients, unless `update` does that.
         """
         optimizer_to(self.optimizer, self.device)
+
+    def feed(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        """The batches as `place` takes them; a device may have them sent ahead of their step."""
+        return batches
 
     @abstractmethod
     def place(self, batch: Batch) -> Batch:
