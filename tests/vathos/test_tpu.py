@@ -82,7 +82,7 @@ def train(dataset: DenseDepth, tmp_path: Path) -> Callable[..., list[float]]:
             "precision": precision,
             "dataset": {"loader_args": {"batch_size": 4}},
             "lr_scheduler": {"type": "OneCycleLR", "args": {"max_lr": 0.01}},
-            "training": {"epochs": 3, "log_every": 1, **training},
+            "training": {"epochs": 3, "log_every": 1, "channels_last": False, **training},
         }
         optimizer = torch.optim.AdamW(model.parameters(), lr=0.001)
         subsets = Subset(dataset, range(12)), Subset(dataset, range(5, 14))

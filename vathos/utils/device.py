@@ -7,6 +7,7 @@ a crash and never silence.
 from __future__ import annotations
 
 import logging
+from typing import Any
 
 import torch
 from torch import nn
@@ -75,7 +76,7 @@ def _has_bf16(device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
     if device.type == "cpu":
-        capabilities = torch.cpu.get_capabilities()
+        capabilities = _of_this_processor()
         return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
     return False
 
@@ -85,5 +86,11 @@ def device_name(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     if device.type == "cpu":
-        return str(torch.cpu.get_capabilities().get("cpu_name", "cpu"))
+        return str(_of_this_processor().get("cpu_name", "cpu"))
     return device.type
+
+
+def _of_this_processor() -> dict[str, Any]:
+    """What torch tells of the processor; torch 2.9 tells nothing."""
+    told: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    return told
