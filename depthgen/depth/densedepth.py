@@ -7,12 +7,13 @@ give with the same weights; folding, layout and precision change how fast it com
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from depthgen.depth.convolution import Conv, NormReLU
 from depthgen.depth.densedepth_layout import DECODER, ENCODER, Layout, read_densedepth
 from depthgen.depth.estimator import EstimatorError, PrecisionName, QuantityName
 from depthgen.depth.quantity import NEAREST_LABEL
@@ -20,7 +21,7 @@ from depthgen.depth.resample import PillowBicubic, SkimageResize
 from depthgen.depth.weights import digest
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
 INPUT_SIZE = (480, 640)
@@ -31,6 +32,8 @@ DTYPES: dict[PrecisionName, torch.dtype] = {
     "fp16": torch.float16,
 }
 _SLOPE = 0.2
+# Small places at once in `_UpConv`: fewer are too many calls, more are too many zeros.
+_STRIP = 20
 _WHITE = 255.0
 # The network gives 1000 / depth, both in centimetres of the original's ten metres.
 _RANGE = 1000.0
@@ -44,20 +47,37 @@ class _Arrays:
         self.epsilon = epsilon
         self.dtype = dtype
 
-    def conv(self, name: str, norm: str = "", stride: int = 1, unit: float = 1.0) -> _Conv:
+    def conv(
+        self,
+        name: str,
+        norm: str = "",
+        stride: int = 1,
+        slope: float | None = None,
+        unit: float | Tensor = 1.0,
+    ) -> Conv:
         """A convolution, with the batch normalisation that follows it folded in if one is named.
 
-        unit: what stands for 1 in its input.
+        slope: of the ReLU after both. unit: what stands for 1 in its input, or in each channel.
         """
         weight = self.arrays[f"{name}.weight"].double() / unit
         bias = self.arrays.get(f"{name}.bias", torch.zeros(len(weight))).double()
         if norm:
             scale, shift = self._scale_shift(norm)
             weight, bias = weight * scale.view(-1, 1, 1, 1), bias * scale + shift
-        return _Conv(weight.to(self.dtype), bias.to(self.dtype), stride)
+        return Conv(weight.to(self.dtype), bias.to(self.dtype), stride, slope)
 
-    def norm_relu(self, name: str) -> _NormReLU:
-        return _NormReLU(*self._scale_shift(name))
+    def norm_conv(
+        self, norm: str, name: str, following: str = "", slope: float | None = None
+    ) -> tuple[NormReLU, Conv]:
+        """A batch normalisation with its ReLU, and the convolution of what they give.
+
+        Scales are rounded to the precision; what they lose that way the convolution makes up for.
+        """
+        scale, shift = self._scale_shift(norm)
+        rounded = scale.to(self.dtype).double()
+        unit = torch.where(rounded == 0, 1.0, rounded / scale)
+        conv = self.conv(name, following, slope=slope, unit=unit.view(-1, 1, 1))
+        return NormReLU(rounded, shift * unit), conv
 
     def _scale_shift(self, name: str) -> tuple[Tensor, Tensor]:
         gamma, beta, mean, variance = (
@@ -68,120 +88,93 @@ class _Arrays:
         return scale, beta - mean * scale
 
 
-class _Conv(nn.Module):
-    """A convolution that keeps the size, or halves it at stride 2."""
-
-    weight: Tensor
-    bias: Tensor
-
-    def __init__(self, weight: Tensor, bias: Tensor, stride: int) -> None:
-        super().__init__()
-        self.register_buffer("weight", weight.contiguous(memory_format=torch.channels_last))
-        self.register_buffer("bias", bias)
-        self.stride = stride
-        self.padding = weight.shape[-1] // 2
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.conv2d(x, self.weight, self.bias, self.stride, self.padding)
-
-
-class _NormReLU(nn.Module):
-    """relu(scale · x + shift) by channel. Its numbers stay float32 whatever x is."""
-
-    scale: Tensor
-    shift: Tensor
-    zero: Tensor
-    one: Tensor
-
-    def __init__(self, scale: Tensor, shift: Tensor) -> None:
-        super().__init__()
-        self.register_buffer("scale", scale.float())
-        self.register_buffer("shift", shift.float())
-        self.register_buffer("zero", torch.zeros(len(scale)))
-        self.register_buffer("one", torch.ones(len(scale)))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.relu_(F.batch_norm(x, self.zero, self.one, self.scale, self.shift, eps=0.0))
-
-
 class _DenseLayer(nn.Module):
     def __init__(self, arrays: _Arrays, name: str) -> None:
         super().__init__()
-        self.norm1 = arrays.norm_relu(f"{name}.norm1")
-        self.conv1 = arrays.conv(f"{name}.conv1", norm=f"{name}.norm2")
+        self.norm1, self.conv1 = arrays.norm_conv(
+            f"{name}.norm1", f"{name}.conv1", following=f"{name}.norm2", slope=0.0
+        )
         self.conv2 = arrays.conv(f"{name}.conv2")
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.cat([x, self.conv2(F.relu_(self.conv1(self.norm1(x))))], dim=1)
+        return torch.cat([x, self.conv2(self.conv1(self.norm1(x)))], dim=1)
 
 
 class _Transition(nn.Module):
     def __init__(self, arrays: _Arrays, name: str) -> None:
         super().__init__()
-        self.norm = arrays.norm_relu(f"{name}.norm")
-        self.conv = arrays.conv(f"{name}.conv")
+        self.norm, self.conv = arrays.norm_conv(f"{name}.norm", f"{name}.conv")
 
     def forward(self, x: Tensor) -> Tensor:
         # A mean over space and a mix of channels commute; this order mixes a quarter as many.
         return self.conv(F.avg_pool2d(self.norm(x), 2))
 
 
-class _ResizedConv(nn.Module):
-    """A convolution of (x at twice its size, skip)."""
-
-    def __init__(self, conv: _Conv, align_corners: bool) -> None:
-        super().__init__()
-        self.conv = conv
-        self.align_corners = align_corners
-
-    def forward(self, x: Tensor, skip: Tensor) -> Tensor:
-        x = F.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=self.align_corners)
-        return self.conv(torch.cat([x, skip], dim=1))
-
-
 class _UpConv(nn.Module):
     """The 3 × 3 convolution of (x at twice its size, skip), without making the first large.
 
     Interpolation acts on space and a tap of the kernel on channels, so they commute: the nine taps
-    are taken of the small x, a quarter of the work, and two matrices interpolate and shift their
-    sums, rows apart from columns. Those cost a share of about w / 2 + h / 3 over the channels of x.
+    are taken of the small x, a quarter of the work, and matrices interpolate and shift their sums,
+    rows apart from columns. A large place takes from its small neighbours alone, so there is a
+    matrix for each strip, which spares the zeros of one for all.
     """
 
-    taps: Tensor
-
-    def __init__(self, conv: _Conv, channels: int, align_corners: bool) -> None:
+    def __init__(self, conv: Conv, channels: int, align_corners: bool) -> None:
         super().__init__()
         large, skip = conv.weight.split([channels, conv.weight.shape[1] - channels], dim=1)
-        self.skip = _Conv(skip, conv.bias, stride=1)
-        # The tap's column is outermost, so that the columns' matrix reads z as it lies.
-        taps = large.permute(3, 2, 0, 1).reshape(-1, channels, 1, 1)
-        self.register_buffer("taps", taps.contiguous(memory_format=torch.channels_last))
+        self.channels = len(skip)
+        self.skip = Conv(skip, conv.bias)
+        # The tap's column is outermost, so that the columns' matrices read z as it lies.
+        self.taps = Conv(large.permute(3, 2, 0, 1).reshape(-1, channels, 1, 1), None)
         self.align_corners = align_corners
-        self._matrices: dict[int, Tensor] = {}
+        self._strips: dict[int, list[_Strip]] = {}
 
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
         n, _, height, width = x.shape
-        c = len(self.skip.bias)
-        z = F.conv2d(x, self.taps).permute(0, 2, 3, 1).reshape(n * height, width * 3, 3 * c)
-        y = torch.matmul(self._matrix(width), z).view(n, height, 2 * width, 3, c)
-        y = y.transpose(2, 3).reshape(n, height * 3, 2 * width * c)
+        c = self.channels
+        z = self.taps(x).permute(0, 2, 3, 1).reshape(n * height, width * 3, 3 * c)
+        y = z.new_empty(n, height, 3, 2 * width, c)
+        for strip in self._strips_of(width, x):
+            part = torch.bmm(strip.matrix.expand(len(z), -1, -1), z[:, strip.small])
+            y[:, :, :, strip.large] = part.view(n, height, -1, 3, c).transpose(2, 3)
+        y = y.view(n, height * 3, 2 * width * c)
         out = self.skip(skip).permute(0, 2, 3, 1).reshape(n, 2 * height, 2 * width * c)
-        rows = self._matrix(height).expand(n, -1, -1)
-        out = torch.baddbmm(out, rows, y).view(n, 2 * height, 2 * width, c)
-        return out.permute(0, 3, 1, 2)
+        for strip in self._strips_of(height, x):
+            out[:, strip.large].baddbmm_(strip.matrix.expand(n, -1, -1), y[:, strip.small])
+        return out.view(n, 2 * height, 2 * width, c).permute(0, 3, 1, 2)
 
-    def _matrix(self, size: int) -> Tensor:
-        """(2 · size, size · 3): what each large place takes from each small one by each tap."""
-        if size not in self._matrices:
-            ones = torch.eye(size, dtype=torch.float64).unsqueeze(1)
-            up = F.interpolate(
-                ones, scale_factor=2.0, mode="linear", align_corners=self.align_corners
-            )
-            # Zeros around it are those that the convolution pads with.
-            padded = F.pad(up.squeeze(1).T, (0, 0, 1, 1))
-            taps = torch.stack([padded[:-2], padded[1:-1], padded[2:]], dim=2)
-            self._matrices[size] = taps.reshape(2 * size, size * 3).to(self.taps)
-        return self._matrices[size]
+    def _strips_of(self, size: int, like: Tensor) -> list[_Strip]:
+        if size not in self._strips:
+            self._strips[size] = [
+                strip._replace(matrix=strip.matrix.to(like))
+                for strip in _strips(size, self.align_corners)
+            ]
+        return self._strips[size]
+
+
+class _Strip(NamedTuple):
+    """What some large places take from the taps of the small ones around them.
+
+    matrix: (large places, small places · 3).
+    """
+
+    large: slice
+    small: slice
+    matrix: Tensor
+
+
+def _strips(size: int, align_corners: bool) -> Iterator[_Strip]:
+    """The strips of an axis of so many small places."""
+    ones = torch.eye(size, dtype=torch.float64).unsqueeze(1)
+    up = F.interpolate(ones, scale_factor=2.0, mode="linear", align_corners=align_corners)
+    # Zeros around it are those that the convolution pads with.
+    padded = F.pad(up.squeeze(1).T, (0, 0, 1, 1))
+    taps = torch.stack([padded[:-2], padded[1:-1], padded[2:]], dim=2)
+    for start in range(0, size, _STRIP):
+        end = min(start + _STRIP, size)
+        large, small = slice(2 * start, 2 * end), slice(max(start - 1, 0), min(end + 1, size))
+        matrix = taps[large, small].reshape(2 * (end - start), -1)
+        yield _Strip(large, slice(3 * small.start, 3 * small.stop), matrix)
 
 
 class _UpBlock(nn.Module):
@@ -190,22 +183,16 @@ class _UpBlock(nn.Module):
     def __init__(self, arrays: _Arrays, number: int, layout: Layout) -> None:
         super().__init__()
         name = f"{DECODER}up{number}"
-        conv_a = arrays.conv(f"{name}.convA")
         channels = layout.width // 2 ** (number - 1)
-        # The last block is as large as its channels are few: there the matrices save nothing.
-        self.conv_a = (
-            _ResizedConv(conv_a, layout.align_corners)
-            if number == len(layout.blocks)
-            else _UpConv(conv_a, channels, layout.align_corners)
-        )
-        self.conv_b = arrays.conv(f"{name}.convB")
+        self.conv_a = _UpConv(arrays.conv(f"{name}.convA"), channels, layout.align_corners)
+        self.conv_b = arrays.conv(f"{name}.convB", slope=_SLOPE)
         self.leaky_twice = layout.leaky_twice
 
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
         x = self.conv_a(x, skip)
         if self.leaky_twice:
             x = F.leaky_relu_(x, _SLOPE)
-        return F.leaky_relu_(self.conv_b(x), _SLOPE)
+        return self.conv_b(x)
 
 
 class _LastConv(nn.Module):
@@ -215,20 +202,19 @@ class _LastConv(nn.Module):
     not after it.
     """
 
-    taps: Tensor
     bias: Tensor
 
-    def __init__(self, conv: _Conv, bias: Tensor) -> None:
+    def __init__(self, conv: Conv, bias: Tensor) -> None:
         super().__init__()
         # `fold` spreads a place over its neighbours, which is a convolution with the kernel turned.
         taps = conv.weight.flip(2, 3).permute(2, 3, 0, 1).reshape(9, -1, 1, 1)
-        self.register_buffer("taps", taps.contiguous(memory_format=torch.channels_last))
+        self.taps = Conv(taps, None)
         self.register_buffer("bias", bias.float())
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) → (N, H, W) float32."""
         size = x.shape[2:]
-        taps = F.conv2d(x, self.taps).float().flatten(2)
+        taps = self.taps(x).float().flatten(2)
         return F.fold(taps, size, kernel_size=3, padding=1).squeeze(1) + self.bias
 
 
@@ -243,7 +229,9 @@ class DenseDepth(nn.Module):
     def __init__(self, layout: Layout, arrays: Mapping[str, Tensor], dtype: torch.dtype) -> None:
         super().__init__()
         made = _Arrays(arrays, layout.epsilon, dtype)
-        self.stem = made.conv(f"{ENCODER}conv0", norm=f"{ENCODER}norm0", stride=2, unit=_WHITE)
+        self.stem = made.conv(
+            f"{ENCODER}conv0", norm=f"{ENCODER}norm0", stride=2, slope=0.0, unit=_WHITE
+        )
         self.blocks = nn.ModuleList(
             nn.Sequential(
                 *(
@@ -257,8 +245,7 @@ class DenseDepth(nn.Module):
             _Transition(made, f"{ENCODER}transition{block}")
             for block in range(1, len(layout.blocks))
         )
-        self.norm = made.norm_relu(f"{ENCODER}norm5")
-        self.conv2 = made.conv(f"{DECODER}conv2")
+        self.norm, self.conv2 = made.norm_conv(f"{ENCODER}norm5", f"{DECODER}conv2")
         self.ups = nn.ModuleList(
             _UpBlock(made, number, layout) for number in range(1, len(layout.blocks) + 1)
         )
@@ -266,7 +253,7 @@ class DenseDepth(nn.Module):
         self.dtype = dtype
 
     def forward(self, pictures: Tensor) -> Tensor:
-        x = F.relu_(self.stem(pictures.to(self.dtype, memory_format=torch.channels_last)))
+        x = self.stem(pictures.to(self.dtype, memory_format=torch.channels_last))
         skips = [x]
         # Padding with −∞ is padding with zero, since nothing here is below it.
         x = F.max_pool2d(x, 3, stride=2, padding=1)

@@ -362,7 +362,7 @@ def test_a_value_that_is_not_finite_is_not_clipped_into_a_label(
 def constant(made: Callable[[str], Made], value: float) -> DenseDepthEstimator:
     """An estimator whose network gives one value everywhere."""
     estimator = load_densedepth(made("original")[1])
-    estimator.network.conv3.taps.zero_()
+    estimator.network.conv3.taps.weight.zero_()
     estimator.network.conv3.bias.fill_(value)
     return estimator
 
