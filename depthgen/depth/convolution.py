@@ -7,6 +7,8 @@ rule: which way is taken changes how fast the values come, not what they are.
 
 from __future__ import annotations
 
+from functools import cache
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -73,11 +75,21 @@ class NormReLU(nn.Module):
 
 
 def _can_fuse(x: Tensor) -> bool:
-    if x.device.type != "cpu" or not torch.backends.mkldnn.is_available():
+    if x.device.type != "cpu" or not torch.backends.mkldnn.is_available() or not _torch_can_fuse():
         return False
     return x.dtype == torch.float32 or (
         x.dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported()
     )
+
+
+@cache
+def _torch_can_fuse() -> bool:
+    """Whether this torch has the operations, which are no part of its public interface."""
+    one = torch.ones(1, 1, 1, 1)
+    try:
+        return bool(_Fused(one, one, None, slope=0.0)(one) == one)
+    except (AttributeError, RuntimeError, TypeError):
+        return False
 
 
 class _Fused:
