@@ -245,6 +245,7 @@ def test_some_samples_keep_their_clean_pair() -> None:
     [
         ({"flip": 1.5}, "flip is 1.5"),
         ({"noise": -1.0}, "noise is -1.0"),
+        ({"shift": 0.5}, "shift is 0.5, but must be a whole number"),
         ({"crop_side": 0.0}, "crop_side is 0.0"),
         ({"jpeg_quality": [95, 30]}, r"jpeg_quality is \[95, 30\]"),
         ({"jpeg_quality": [30]}, r"jpeg_quality is \[30\]"),

@@ -73,6 +73,8 @@ def test_a_loaded_configuration_is_valid_again_and_the_same(tmp_path: Path) -> N
         ("seed: 1\nname: a\nseed: 2\n", r":3: seed is already in line 1; remove one"),
         ("- 1\n", r"must hold keys and values"),
         ("a: [1\n", r"not valid YAML"),
+        ("a: &x [*x]\n", r"an anchor \(&\) holds itself"),
+        ("dataset: &d\n  <<: *d\n", r"an anchor \(&\) holds itself"),
     ],
 )
 def test_a_wrong_key_or_value_is_named_with_its_line(

@@ -78,6 +78,19 @@ def test_depth_by_region_is_pooled_over_pixels() -> None:
             assert delta == pytest.approx(np.mean(worse < 1.25**power))
 
 
+def test_a_network_that_is_sure_and_wrong_has_finite_figures() -> None:
+    _, _, masks, labels = samples()
+    labels[:, :, :4] = 0.0
+    scores = Scores()
+    guess = Guess(depth=torch.full_like(labels, -1000.0))
+    scores.add(guess, masks, labels, zones(masks))
+    whole = scores.regions()["all"]
+    seen = labels[labels > 0].double()
+    expected = (1000 / np.log(10) + seen.log10()).mean()  # log10 sigmoid(-1000) is -1000 / ln 10
+    assert whole.log10 == pytest.approx(float(expected))
+    assert np.isfinite(list(vars(whole).values())).all()
+
+
 def test_an_uneven_last_batch_counts_exactly() -> None:
     one, three, all_at_once = scored(1), scored(3), scored(7)
     for other in (three, all_at_once):

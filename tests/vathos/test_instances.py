@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from typing import Any
 
 import pytest
 import torch
@@ -46,9 +47,18 @@ def test_an_unknown_argument_offers_the_nearest() -> None:
         get_instance_v2(torch.optim.lr_scheduler, "OneCycleLR", optimizer, max_lrr=0.1)
 
 
-def test_a_bad_value_is_a_config_error() -> None:
-    with pytest.raises(ConfigError, match="SGD cannot be built"):
-        get_instance_v2(torch.optim, "SGD", nn.Linear(1, 1).parameters(), lr=-1.0)
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("SGD", {"lr": -1.0}),
+        ("AdamW", {"betas": [0.9]}),
+        ("AdamW", {"betas": 0.9}),
+        ("AdamW", {"fused": True, "foreach": True}),
+    ],
+)
+def test_a_bad_value_is_a_config_error(name: str, arguments: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=f"{name} cannot be built with .*: ."):
+        get_instance_v2(torch.optim, name, nn.Linear(1, 1).parameters(), **arguments)
 
 
 def test_a_missing_section_is_a_config_error() -> None:

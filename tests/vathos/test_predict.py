@@ -22,6 +22,7 @@ from vathos.predict import (
     load_network,
     predict_pairs,
 )
+from vathos.trainer.checkpoint import load_checkpoint
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -209,6 +210,36 @@ def test_out_that_is_a_file_is_refused_before_anything_is_read(
     assert (tmp_path / "out").read_text() == "mine"
 
 
+@pytest.mark.parametrize("pictures_there", [("a.png", "a_mask.png"), ("a_depth.png", "a.png")])
+def test_no_picture_that_is_read_is_written_over(
+    tmp_path: Path, predictor: Predictor, pictures_there: tuple[str, str]
+) -> None:
+    bg, fg_bg = folders(tmp_path, ("bg.png",), pictures_there)
+    before = {path.name: path.read_bytes() for path in fg_bg.iterdir()}
+    out = tmp_path / "link"
+    out.symlink_to(fg_bg)
+    with pytest.raises(UsageError, match=r"link/a_\w+\.png is one of the pictures to read"):
+        next(predict_pairs(predictor, find_pairs(bg / "bg.png", fg_bg).pairs, out))
+    assert {path.name: path.read_bytes() for path in fg_bg.iterdir()} == before
+
+
+def test_a_picture_too_large_for_the_memory_is_named_and_the_others_are_done(
+    tmp_path: Path, predictor: Predictor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def logits(self: Predictor, pair: Tensor) -> tuple[Tensor, Tensor]:
+        if pair.shape[2] == 40:
+            torch.empty(2**60)  # more than any memory has
+        return pair[:, :1], pair[:, :1]
+
+    monkeypatch.setattr(Predictor, "logits", logits)
+    bg, fg_bg = folders(tmp_path, ("a.png", "big.png"), ("a.png", "big.png"))
+    done = list(predict_pairs(predictor, find_pairs(bg, fg_bg).pairs, tmp_path / "out", "full"))
+    assert [type(each) for each in done] == [Written, Left]
+    assert isinstance(done[1], Left)
+    assert "no room for" in done[1].reason
+    assert "big.png at 40 × 40; give a smaller size, such as 32" in done[1].reason
+
+
 def test_a_checkpoint_says_what_its_network_is(tmp_path: Path) -> None:
     network = load_network(save_checkpoint(tmp_path / "a.pt"))
     assert (network.name, network.size, network.metres, network.step) == (
@@ -253,6 +284,21 @@ def test_checkpoints_that_cannot_be_used_are_named(tmp_path: Path) -> None:
         with pytest.raises(CheckpointError, match=what) as caught:
             load_network(tmp_path / name)
         assert name in str(caught.value)
+
+
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+def test_a_checkpoint_with_a_damaged_byte_is_one_sentence_or_whole(tmp_path: Path) -> None:
+    path = tmp_path / "damaged.pt"
+    torch.save({"model": {"weight": torch.zeros(1)}, "step": 1}, path)
+    whole = path.read_bytes()
+    refused = 0
+    for place in range(len(whole)):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        try:
+            load_checkpoint(path)
+        except CheckpointError:
+            refused += 1
+    assert refused > 100
 
 
 def test_a_device_that_is_not_there_is_one_sentence(tmp_path: Path) -> None:

@@ -130,6 +130,10 @@ def test_warm_up_and_decay_follow_each_other_as_in_torch() -> None:
         ({"type": "LambdaLR"}, "LambdaLR needs a function, which no file can hold"),
         ({"type": "SequentialLR", "args": {"schedulers": ["StepLR"]}}, "schedulers holds 'StepLR'"),
         (
+            {"type": "SequentialLR", "args": {"schedulers": 3}},
+            "schedulers is 3, but must be a list",
+        ),
+        (
             {"type": "ChainedScheduler", "args": {"schedulers": [{"type": "StepLr"}]}},
             "did you mean StepLR",
         ),
@@ -140,6 +144,19 @@ def test_a_scheduler_that_no_file_can_describe_is_a_sentence(
 ) -> None:
     optimizer = torch.optim.SGD([nn.Parameter(torch.ones(1))], lr=0.01)
     with pytest.raises(ConfigError, match=sentence):
+        Schedule(parse_config({"lr_scheduler": section}), optimizer, 3, 3)
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [("StepLR", {"step_size": 0}), ("ExponentialLR", {"gamma": "0.9"})],
+)
+def test_arguments_that_fail_at_the_first_step_are_refused_before_training(
+    name: str, arguments: dict[str, Any]
+) -> None:
+    optimizer = torch.optim.AdamW([nn.Parameter(torch.ones(1))], lr=0.01)
+    section = {"type": name, "args": arguments}
+    with pytest.raises(ConfigError, match=f"lr_scheduler: {name} cannot step with"):
         Schedule(parse_config({"lr_scheduler": section}), optimizer, 3, 3)
 
 

@@ -81,6 +81,8 @@ class DepthLightAug(nn.Module):
             _check_range(name, getattr(self, name), 0, 1)
         _check_range("crop_side", self.crop_side, 0.1, 1)
         _check_range("shift", self.shift, 0, 8)
+        if not isinstance(self.shift, int):
+            raise ConfigError(f"augmentation: shift is {self.shift}, but must be a whole number")
         _check_range("hue", self.hue, 0, 0.5)
         _check_range("blur_sigma", self.blur_sigma, 0.05, 2)
         _check_range("noise", self.noise, 0, 1)

@@ -107,12 +107,14 @@ class Scores:
         safe = truth.masked_fill(~counted, 1.0)
         ratio = label / safe
         worse = torch.maximum(ratio, 1 / ratio)
+        # The logarithm of a sigmoid is finite where the sigmoid itself has gone down to 0.
+        decades = (F.logsigmoid(logits.double()).flatten() - safe.log()).abs() / math.log(10)
         rows = [
             torch.ones_like(truth),
             (label - truth).square(),
             counted.double(),
             (ratio - 1).abs() * counted,
-            worse.log10() * counted,
+            decades * counted,
         ]
         rows += [(worse < DELTA_BASE**power) & counted for power in range(1, DELTAS + 1)]
         for number, row in enumerate(rows):

@@ -123,10 +123,11 @@ def predict_pairs(
 
     The mask is 8 bits, 0 or 255, white where its probability exceeds 0.5; the depth 16 bits, label
     × 65535. Each file is written beside its place and renamed. Raises `UsageError` if `out` is a
-    file, `DataError` if it cannot be written.
+    file, or if a picture that is read would be written over, `DataError` if it cannot be written.
     """
     if out.exists() and not out.is_dir():
         raise UsageError(f"{out} is a file; name a folder to write to")
+    _keep_what_is_read(pairs, out)
     for pair in pairs:
         try:
             composite = read_picture(pair.fg_bg)
@@ -137,6 +138,20 @@ def predict_pairs(
             yield Left(pair.name, str(error))
             continue
         yield _write(out, pair.name, composite, mask > MASK_THRESHOLD, depth)
+
+
+def _keep_what_is_read(pairs: Sequence[Pair], out: Path) -> None:
+    read = {path.resolve() for pair in pairs for path in (pair.bg, pair.fg_bg)}
+    for path in (each for pair in pairs for each in _targets(out, pair.name).values()):
+        if path.resolve() in read:
+            raise UsageError(
+                f"{path} is one of the pictures to read, and would be written over; name another "
+                "folder to write to"
+            )
+
+
+def _targets(out: Path, name: str) -> dict[str, Path]:
+    return {kind: out / f"{name}_{kind}.png" for kind in ("mask", "depth", "overlay")}
 
 
 def _write(
@@ -151,7 +166,7 @@ def _write(
         "depth": (depth.astype(np.float64) * FULL_SCALE + 0.5).astype(np.uint16),
         "overlay": draw_overlay(composite, mask, depth),
     }
-    paths = {kind: out / f"{name}_{kind}.png" for kind in drawn}
+    paths = _targets(out, name)
     for kind, array in drawn.items():
         write_file(paths[kind], encode_png(array))
     ends = float(depth.min()), float(depth.max())

@@ -152,7 +152,8 @@ class Predictor:
 
         bg, fg_bg: (H, W, 3) uint8 RGB of one size, or paths of pictures. size: the shorter side
         that the network sees, the other in proportion; None is that of its training, "full" the
-        picture's own. Raises `DataError` for pictures of two sizes, `ImageError` for a damaged one.
+        picture's own. Raises `DataError` for pictures of two sizes or too large for the memory,
+        `ImageError` for a damaged one.
         """
         first, second = _pixels(bg), _pixels(fg_bg)
         if first.shape != second.shape:
@@ -164,7 +165,16 @@ class Predictor:
         seen = self._seen(height, width, size)
         batch = [torch.from_numpy(_resized(each, *seen))[None] for each in (first, second)]
         pair = torch.cat([each.permute(0, 3, 1, 2) for each in batch], dim=1).float() / 255
-        depth_logits, mask_logits = self.logits(pair)
+        try:
+            depth_logits, mask_logits = self.logits(pair)
+        except RuntimeError as error:
+            # Of the memory of the host torch has no type of its own.
+            if isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error):
+                raise DataError(
+                    f"the network has no room for {_called(fg_bg, 'fg_bg')} at {seen[1]} × "
+                    f"{seen[0]}; give a smaller size, such as {self.side}"
+                ) from error
+            raise
         mask, depth = (
             torch.sigmoid(_resized_logits(each, height, width))[0, 0].cpu().numpy()
             for each in (mask_logits, depth_logits)

@@ -8,9 +8,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch.optim import lr_scheduler
 
-from vathos.utils.instances import InstanceError, get_instance_v2, written_in
+from vathos.utils.instances import (
+    WRONG_ARGUMENT,
+    InstanceError,
+    get_instance_v2,
+    written_in,
+)
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer
@@ -47,9 +53,11 @@ class Schedule:
         section = config.lr_scheduler
         if section is None:
             return
-        self._stepwise = (section.interval or _default_interval(section)) == "step"
-        length = steps if self._stepwise else epochs
         with written_in(config.places, "lr_scheduler"):
+            self._stepwise = (section.interval or _default_interval(section)) == "step"
+            length = steps if self._stepwise else epochs
+            if length > 1:
+                _rehearse(section, optimizer, length)
             self.scheduler = _build(section.type, section.args, optimizer, length)
             if section.type == "ReduceLROnPlateau" and self._stepwise:
                 raise InstanceError(
@@ -89,9 +97,24 @@ class Schedule:
 
 
 def _default_interval(section: SchedulerConfig) -> str:
-    parts = section.args.get("schedulers", []) if section.type in COMPOUND else []
+    parts = _parts(section.args) if section.type in COMPOUND else []
     names = [section.type, *(part.get("type") for part in parts if isinstance(part, dict))]
     return "step" if any(name in STEPWISE for name in names) else "epoch"
+
+
+def _rehearse(section: SchedulerConfig, optimizer: Optimizer, length: int) -> None:
+    """Raise for arguments that fail at a first step, which may be an epoch of hours away."""
+    groups = [{"params": [torch.zeros(1)], "lr": group["lr"]} for group in optimizer.param_groups]
+    stand_in = torch.optim.SGD(groups, momentum=0.9)
+    scheduler = _build(section.type, section.args, stand_in, length)
+    stand_in.step()
+    watched = [0.0] if section.type == "ReduceLROnPlateau" else []
+    try:
+        scheduler.step(*watched)
+    except WRONG_ARGUMENT as error:
+        raise InstanceError(
+            f"{section.type} cannot step with {section.args}: {error}", "args"
+        ) from error
 
 
 def _build(name: str, args: dict[str, Any], optimizer: Optimizer, length: int | None) -> Any:
@@ -100,7 +123,7 @@ def _build(name: str, args: dict[str, Any], optimizer: Optimizer, length: int | 
         raise InstanceError(f"{name} needs a function, which no file can hold", "type")
     args = dict(args)
     if name in COMPOUND:
-        args["schedulers"] = [_build_part(part, optimizer) for part in args.get("schedulers", [])]
+        args["schedulers"] = [_build_part(part, optimizer) for part in _parts(args)]
         if name == "ChainedScheduler":
             return get_instance_v2(lr_scheduler, name, args.pop("schedulers"), **args)
     argument = LENGTH_ARGUMENT.get(name)
@@ -111,6 +134,15 @@ def _build(name: str, args: dict[str, Any], optimizer: Optimizer, length: int | 
         if isinstance(args.get(key), (int, float)) and len(set(rates)) > 1:
             args[key] = [args[key] * rate / rates[0] for rate in rates]
     return get_instance_v2(lr_scheduler, name, optimizer, **args)
+
+
+def _parts(args: dict[str, Any]) -> list[Any]:
+    parts = args.get("schedulers", [])
+    if not isinstance(parts, list):
+        raise InstanceError(
+            f"schedulers is {parts!r}, but must be a list of {{type, args}}", "args.schedulers"
+        )
+    return parts
 
 
 def _build_part(part: Any, optimizer: Optimizer) -> Any:

@@ -80,6 +80,8 @@ def read_config(
     except yaml.YAMLError as error:
         detail = " ".join(str(error).split())
         raise ConfigError(f"{path} is not valid YAML: {detail}") from error
+    except RecursionError as error:
+        raise ConfigError(f"{path}: an anchor (&) holds itself; write out what it means") from error
     data = {} if data is None else data
     if not isinstance(data, dict):
         raise ConfigError(f"{path} must hold keys and values, such as `model: ResUNet`")

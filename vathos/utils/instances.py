@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from vathos.utils.schema import Places
 
 __all__ = [
+    "WRONG_ARGUMENT",
     "InstanceError",
     "check_arguments",
     "find_constructor",
@@ -28,6 +29,9 @@ __all__ = [
     "get_instance_v2",
     "written_in",
 ]
+
+# What torch raises for arguments that it does not check: it takes them as they come.
+WRONG_ARGUMENT = (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError)
 
 
 class InstanceError(ConfigError):
@@ -72,9 +76,9 @@ def get_instance_v2(module: ModuleType, ctor_name: str, *args: Any, **kwargs: An
     check_arguments(constructor, ctor_name, kwargs, len(args))
     try:
         return constructor(*args, **kwargs)
-    except (TypeError, ValueError) as error:
+    except WRONG_ARGUMENT as error:
         raise InstanceError(
-            f"{ctor_name} cannot be built with {kwargs}: {error}", "args"
+            f"{ctor_name} cannot be built with {kwargs}: {error or type(error).__name__}", "args"
         ) from error
 
 
