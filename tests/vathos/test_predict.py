@@ -63,6 +63,17 @@ def test_at_its_own_size_a_picture_gets_what_the_network_says(predictor: Predict
     assert np.ptp(mask) > 0.01
 
 
+@pytest.mark.parametrize("side", [None, "full"])
+def test_an_array_may_be_a_view_or_read_only(predictor: Predictor, side: Any) -> None:
+    bg, fg_bg = pictures(48, 40)
+    views = [each[::-1, :, ::-1] for each in (bg, fg_bg)]
+    copies = [each.copy() for each in views]
+    for each in views:
+        each.flags.writeable = False
+    for found, expected in zip(predictor(*views, side), predictor(*copies, side), strict=True):
+        assert np.array_equal(found, expected)
+
+
 @pytest.mark.parametrize(
     ("height", "width", "how"), [(33, 50, "reflect"), (40, 64, "reflect"), (7, 90, "edge")]
 )

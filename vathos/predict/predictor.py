@@ -212,7 +212,7 @@ def _pixels(picture: Picture) -> NDArray[np.uint8]:
             f"a picture is (H, W, 3) uint8, RGB, and this array {picture.shape} {picture.dtype}; "
             "convert it first"
         )
-    return picture
+    return np.array(picture)  # a copy: neither OpenCV nor torch takes every view as it is
 
 
 def _called(picture: Picture, name: str) -> str:
