@@ -70,8 +70,8 @@ def test_an_array_may_be_a_view_or_read_only(predictor: Predictor, side: Any) ->
     copies = [each.copy() for each in views]
     for each in views:
         each.flags.writeable = False
-    for found, expected in zip(predictor(*views, side), predictor(*copies, side), strict=True):
-        assert np.array_equal(found, expected)
+    seen, expected = (predictor(first, second, side) for first, second in (views, copies))
+    assert all(map(np.array_equal, seen, expected))
 
 
 @pytest.mark.parametrize(
