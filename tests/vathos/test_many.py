@@ -254,7 +254,7 @@ def test_torchrun_restarts_after_a_kill_and_the_run_ends_with_its_steps(
     assert started.returncode == 0, said
     assert said.count("another process of this run vanished") <= 1
     assert load_checkpoint(folder / "train_checkpoint.pt")["step"] == 24
-    assert [row["epoch"] for row in read_record(folder)] == ["0", "1"]
+    assert [row["epoch"] for row in read_record(folder)] == ["0", "1", "2", "3"]
     # A finished run started again by the command for people: one of two shows its figures.
     command = [*torchrun, "-m", "cli", "train", str(path)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
