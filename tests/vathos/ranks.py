@@ -64,7 +64,10 @@ def train_together(
         process.start()
     for process in started:
         process.join(IN_TIME_S)
-        assert process.exitcode is not None, "a process hangs"
+    hanging = [process for process in started if process.exitcode is None]
+    for process in hanging:
+        process.kill()
+    assert not hanging
     return [_left(process.exitcode, folder, rank) for rank, process in enumerate(started)]
 
 
