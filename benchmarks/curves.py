@@ -1,0 +1,170 @@
+"""Whether a faster step learns the same: losses step by step, and the ends of runs by seeds.
+
+    python -m benchmarks.curves [--device cuda] [--workspace DIR] [--only PART] [--compile]
+
+Pictures are rendered rooms with rendered things in them, made first unless a workspace is named;
+the network is ResUNet, on pictures of `--side` pixels. Parts:
+
+- steps: the greatest difference of the training loss between a change (the memory order, a fused
+  optimiser and, with --compile, compiling) and the plain step: in float64 over 20 steps, where
+  1e-6 is allowed, and in float32 over the first 3, where 1e-5 is.
+- seeds: the test figures at the end of `--seeds` runs of `--steps` steps, in float32 and in bf16.
+  A change is as good where the means differ by less than the runs of one kind do.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+from torch.utils.data import Subset
+
+from benchmarks.machine import machine
+from benchmarks.train import make
+from vathos.data_loader import DenseDepth
+from vathos.model import ResUNet
+from vathos.model.loss import BCEDiceLoss, RMSELoss
+from vathos.runner import Runner
+from vathos.trainer import GPUTrainer
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+FIGURES = ("loss", "miou", "mrmse")
+PLAIN = {"channels_last": False, "compile": False}
+
+
+class Float64(nn.Module):
+    """A network that computes in float64 whatever it is given."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network.double()
+
+    def forward(self, pictures: Tensor) -> Any:
+        return self.network(pictures.double())
+
+
+def section(given: argparse.Namespace) -> dict[str, Any]:
+    loading = {"batch_size": given.batch}
+    root = str(given.workspace)
+    return {"root": root, "size": given.side, "cache": "ram", "loader_args": loading}
+
+
+def curve(
+    given: argparse.Namespace, exact: bool, fused: bool | None, training: dict[str, Any]
+) -> list[float]:
+    """The losses of the first steps of a run with these settings, the same weights and batches."""
+    torch.manual_seed(0)
+    model = Float64(ResUNet()) if exact else ResUNet()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=fused)
+    config = {
+        "name": f"curve{time.monotonic_ns()}",
+        "chkpt_dir": str(given.scratch),
+        "device": "GPU" if given.device == "cuda" else "CPU",
+        "precision": "float32",
+        "dataset": section(given),
+        "training": {"steps": 20, **training},
+    }
+    dataset = DenseDepth(given.workspace, given.workspace, size=given.side)
+    subset = Subset(dataset, list(range(len(dataset))))
+    losses = BCEDiceLoss(), RMSELoss()
+    trainer = GPUTrainer(model, losses, optimizer, config, subset, subset)
+    trainer.model.train()
+    found: list[float] = []
+    for batch in trainer.train_batches.epoch(0):
+        trainer._train_step(0, [batch])
+        found.append(trainer._meter.last()["loss"])
+        if len(found) == (20 if exact else 3):
+            break
+    return found
+
+
+def steps(given: argparse.Namespace) -> None:
+    changes: dict[str, tuple[bool | None, dict[str, Any]]] = {
+        "channels-last": (False, {**PLAIN, "channels_last": True}),
+        "fused": (None, PLAIN),
+    }
+    if given.compile:
+        changes["compiled"] = (False, {**PLAIN, "compile": True})
+    print(f"\n{'change':14} | float64, 20 steps | float32, 3 steps")
+    plain = {exact: curve(given, exact, False, PLAIN) for exact in (True, False)}
+    for name, (fused, training) in changes.items():
+        off = {
+            exact: max(
+                abs(one - other)
+                for one, other in zip(
+                    plain[exact], curve(given, exact, fused, training), strict=True
+                )
+            )
+            for exact in (True, False)
+        }
+        print(f"{name:14} | {off[True]:17.1e} | {off[False]:16.1e}", flush=True)
+
+
+def seeds(given: argparse.Namespace) -> None:
+    print(
+        f"\n{given.steps} steps of {given.batch}, mean ± standard deviation of {given.seeds} seeds"
+    )
+    print("precision | " + " | ".join(f"{name:>17}" for name in FIGURES) + " | seconds a run")
+    for precision in ("float32", "bf16"):
+        ends: list[dict[str, float]] = []
+        began = time.perf_counter()
+        for seed in range(given.seeds):
+            ends.append(Runner(run_config(given, precision, seed)).start_train())
+        took = (time.perf_counter() - began) / given.seeds
+        cells = []
+        for name in FIGURES:
+            values = [end[name] for end in ends]
+            cells.append(f"{statistics.mean(values):8.4f} ± {statistics.stdev(values):.4f}")
+        print(f"{precision:9} | " + " | ".join(f"{cell:>17}" for cell in cells), end=" | ")
+        print(f"{took:.1f}", flush=True)
+
+
+def run_config(given: argparse.Namespace, precision: str, seed: int) -> dict[str, Any]:
+    return {
+        "name": f"{precision}-{seed}",
+        "chkpt_dir": str(given.scratch),
+        "device": "GPU" if given.device == "cuda" else "CPU",
+        "precision": precision,
+        "seed": seed,
+        "dataset": section(given),
+        "optimizer": {"type": "AdamW", "args": {"lr": 0.001}},
+        "lr_scheduler": {"type": "OneCycleLR", "args": {"max_lr": 0.003}},
+        "training": {"steps": given.steps, "test_samples": 128, "compile": given.compile},
+    }
+
+
+PARTS = {"steps": steps, "seeds": seeds}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--workspace", type=Path)
+    parser.add_argument("--only", choices=PARTS, action="append")
+    parser.add_argument("--side", type=int, default=32)
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--steps", type=int, default=150)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--compile", action="store_true")
+    given = parser.parse_args()
+    print(machine("torch"))
+    with tempfile.TemporaryDirectory() as folder:
+        given.scratch = Path(folder, "runs")
+        if given.workspace is None:
+            given.workspace = Path(folder, "data")
+            make(given.workspace, 2 * given.side, 16)
+        print(f"ResUNet, {given.side} px, {given.batch} at a time")
+        for name in given.only or PARTS:
+            PARTS[name](given)
+
+
+if __name__ == "__main__":
+    main()
