@@ -153,10 +153,15 @@ def test_the_memory_order_leaves_the_curve(
     ordered, plain = (
         make_trainer(model=seeded_net(kind), channels_last=order, **LONG) for order in (True, False)
     )
-    for trainer, order in ((ordered, torch.channels_last), (plain, torch.contiguous_format)):
-        weights = next(trainer.model.parameters())
-        assert weights.is_contiguous(memory_format=order)
+    ways = (ordered, torch.channels_last), (plain, torch.contiguous_format)
+    for trainer, order in ways:
+        assert next(trainer.model.parameters()).is_contiguous(memory_format=order)
+        trainer.model.register_forward_pre_hook(partial(check_order, order))
     same_curve(ordered, plain, kind)
+
+
+def check_order(order: torch.memory_format, _: nn.Module, inputs: tuple[Tensor]) -> None:
+    assert inputs[0].is_contiguous(memory_format=order)
 
 
 @pytest.fixture

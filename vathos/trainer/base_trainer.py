@@ -336,6 +336,8 @@ class BaseTrainer(OnDevice):
 
     def _logits(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
         pictures = torch.cat((batch["bg"], batch["fg_bg"]), dim=1)
+        # A convolution takes the order of its input, whatever that of its weights.
+        pictures = pictures.contiguous(memory_format=self.memory_order)
         try:
             with self.autocast():
                 depth_logits, mask_logits = model(pictures)

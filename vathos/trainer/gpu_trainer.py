@@ -44,6 +44,12 @@ class GPUTrainer(BaseTrainer):
     >>> metrics = trainer.start_train()
     """
 
+    settings: StepSettings
+
+    @property
+    def memory_order(self) -> torch.memory_format:
+        return self.settings.memory_order
+
     def setup(self) -> torch.device:
         device, self.device_ids = setup_device(self.model, self._target())
         self.scaler = torch.amp.GradScaler(device.type, enabled=False)

@@ -42,6 +42,11 @@ class OnDevice(ABC):
     device: torch.device
     check_every = 1
 
+    @property
+    def memory_order(self) -> torch.memory_format:
+        """That of the pictures which the network is given."""
+        return torch.contiguous_format
+
     @abstractmethod
     def setup(self) -> torch.device:
         """Move the model where it trains and return that device."""

@@ -56,6 +56,11 @@ class StepSettings:
         """The type that the forward pass multiplies in; None is that of the weights."""
         return PRECISIONS[self.precision]
 
+    @property
+    def memory_order(self) -> torch.memory_format:
+        """That of the weights and of the pictures."""
+        return torch.channels_last if self.channels_last else torch.contiguous_format
+
     def __str__(self) -> str:
         order = "channels-last" if self.channels_last else "contiguous"
         return f"{self.precision} {order}{' compiled' if self.compile else ''}"
@@ -167,8 +172,7 @@ class Tuner:
 def arrange(model: nn.Module, settings: StepSettings, device: torch.device) -> nn.Module:
     """Lay the weights of `model` out in memory, in place, and return what is to be called for it:
     the model, or its compiled form, which shares its weights."""
-    order = torch.channels_last if settings.channels_last else torch.contiguous_format
-    model.to(memory_format=order)  # type: ignore[call-overload]
+    model.to(memory_format=settings.memory_order)  # type: ignore[call-overload]
     if not settings.compile:
         return model
     # All batches of training are of one shape; and on CUDA, graphs spare the launch of each kernel.
