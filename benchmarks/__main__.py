@@ -13,7 +13,17 @@ import sys
 from pathlib import Path
 
 FOLDER = Path(__file__).parent
-NAMES = ("archive", "composite", "stats", "crawl", "depthmap", "layered_truth", "train")
+NAMES = (
+    "archive",
+    "composite",
+    "stats",
+    "crawl",
+    "depthmap",
+    "layered_truth",
+    "train",
+    "step",
+    "curves",
+)
 
 
 def main() -> int:
