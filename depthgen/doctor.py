@@ -10,6 +10,7 @@ import os
 import platform
 import shutil
 import sys
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -134,7 +135,16 @@ def _devices() -> list[Finding]:
         found.append(Finding("devices", "MPS", "ok", "Apple GPU"))
     if len(found) == 1:
         found.append(Finding("devices", "GPU", "missing", "training runs on the CPU"))
-    return found
+    return [*found, _tpu()]
+
+
+def _tpu() -> Finding:
+    """What a TPU is reached through; to ask whether there is one would take hold of it."""
+    for package, library in (("torch_tpu", "TorchTPU"), ("torch_xla", "PyTorch/XLA")):
+        with suppress(PackageNotFoundError):
+            return Finding("devices", "for a TPU", "ok", f"{library} {version(package)}")
+    advice = "pip install 'depthgen-vathos[tpu]', in an environment of its own"
+    return Finding("devices", "for a TPU", "missing", "", advice)
 
 
 def _cpu_bf16() -> str:

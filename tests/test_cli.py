@@ -136,7 +136,7 @@ def test_an_empty_workspace_says_what_to_type_first(
 def test_status_and_doctor_speak_json(depthgen: Callable[..., Run]) -> None:
     assert json.loads(depthgen("status", "--json").stdout)
     findings = json.loads(depthgen("doctor", "--json").stdout)
-    assert {"python", "numpy", "CPU"} <= {finding["name"] for finding in findings}
+    assert {"python", "numpy", "CPU", "for a TPU"} <= {finding["name"] for finding in findings}
 
 
 def test_help_of_every_command_works() -> None:
