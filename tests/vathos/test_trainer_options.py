@@ -19,10 +19,9 @@ from tests.vathos.trainings import (
     read_record,
     stop_at,
 )
-from vathos.errors import ConfigError, TrainingError
+from vathos.errors import TrainingError
 from vathos.model import ResUNet
 from vathos.model import loss as L
-from vathos.trainer import TPUTrainer
 from vathos.trainer.average import WeightAverage
 from vathos.trainer.checkpoint import load_checkpoint
 from vathos.trainer.meter import METRICS, Meter
@@ -279,18 +278,6 @@ def test_fp16_scales_gradients_and_keeps_the_scale(
     trainer = make_trainer(state=state, config=config)
     assert trainer.scaler.get_scale() == state["scaler"]["scale"]
     assert math.isfinite(trainer.start_train()["loss"])
-
-
-def test_a_tpu_without_xla_is_a_sentence_with_what_to_install(
-    make_trainer: Callable[..., GPUTrainer], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("vathos.trainer.tpu_trainer.find_spec", lambda name: None)
-    trainer = make_trainer()
-    with pytest.raises(ConfigError, match=r"pip install 'torch_xla\[tpu\]'"):
-        TPUTrainer(
-            trainer.model, MEANS_OVER_SAMPLES, trainer.optimizer, {"device": "TPU"},
-            *[trainer._dataset] * 2,
-        )  # fmt: skip
 
 
 def test_two_processes_gather_the_mean_over_all_samples_of_both(

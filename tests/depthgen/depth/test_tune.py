@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 import torch
 
+from depthgen.depth import tune
 from depthgen.depth.network_plan import device_of, plan_network
 from depthgen.depth.run import DepthmapOptions, run
 from depthgen.depth.tune import choose_batch, choose_precision, measure_full_scale
 from depthgen.errors import OptionsError, StageError
+from tests.depthgen.depth import composites
 from tests.depthgen.depth.composites import (
     Formula,
     FormulaNetwork,
@@ -31,6 +33,27 @@ CPU = torch.device("cpu")
 LEVEL = 1 / 255
 
 
+class Clock:
+    """Time that passes where a network says so, however busy the machine is."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+    def perf_counter(self) -> float:
+        self.now += 1e-6
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock()
+    monkeypatch.setattr(tune, "time", clock)
+    monkeypatch.setattr(composites, "time", clock)
+
+
 @pytest.fixture
 def pictures() -> np.ndarray[Any, Any]:
     return np.random.default_rng(0).integers(0, 256, (6, 16, 16, 3), np.uint8)
@@ -43,6 +66,7 @@ def planned(workspace: Workspace, network: FormulaNetwork, **wanted: Any) -> Net
     return plan_network(workspace, options, given, lambda _: None)
 
 
+@pytest.mark.usefixtures("clock")
 @pytest.mark.parametrize(
     ("off", "a_picture_s", "chosen"),
     [
@@ -63,10 +87,11 @@ def test_the_fastest_faithful_precision_is_chosen(
     assert found.precision == chosen
     assert [each.precision for each in compared] == ["float32", "bf16"]
     assert compared[1].is_faithful == (off < 2 * LEVEL)
-    assert compared[0].seconds == pytest.approx(0.01, rel=0.8)
+    assert compared[0].seconds == pytest.approx(0.01, rel=0.01)
     assert compared[1].within_one == (1.0 if off < 2 * LEVEL else 0.0)
 
 
+@pytest.mark.usefixtures("clock")
 @pytest.mark.parametrize("share", [0.004, 0.02])
 def test_a_hundredth_of_the_pixels_may_be_two_levels_off(share: float) -> None:
     class Speckled(Formula):
@@ -96,12 +121,13 @@ def test_a_precision_without_kernels_or_that_overflows_is_passed_over(
         assert found.precision == "float32"
 
 
+@pytest.mark.usefixtures("clock")
 def test_the_fastest_batch_is_found(pictures: np.ndarray[Any, Any]) -> None:
     fixed = Formula(a_call_s=0.02)
     batch, rates = choose_batch(fixed, 1.0, pictures)
     assert batch == 16
     assert [rate.batch for rate in rates] == [1, 2, 4, 8, 16]
-    assert rates[0].per_second == pytest.approx(50, rel=0.3)
+    assert rates[0].per_second == pytest.approx(50, rel=0.01)
     each = Formula(a_picture_s=0.03)
     batch, rates = choose_batch(each, 1.0, pictures)
     assert batch == 1
@@ -190,7 +216,8 @@ def test_a_forecast_is_near_the_truth_and_labels_nothing(tmp_path: Path) -> None
     assert sorted(tmp_path.rglob("*")) == before
     assert forecast.samples == 90
     truth = 90 * 0.02 + 23 * 0.01
-    assert forecast.seconds == pytest.approx(truth, rel=0.5)
+    # A busy machine is slower than the network says it is, and none is faster.
+    assert 0.9 * truth < forecast.seconds < 50 * truth
 
 
 def test_a_precision_is_refused_for_a_file_that_has_its_own(tmp_path: Path) -> None:
