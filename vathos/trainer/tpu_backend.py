@@ -8,7 +8,6 @@ module names either of them.
 from __future__ import annotations
 
 import logging
-import os
 from abc import ABC, abstractmethod
 from importlib import import_module
 from importlib.util import find_spec
@@ -61,9 +60,10 @@ class TorchXLA(TPUBackend):
     autocast_type = "xla"
 
     def __init__(self) -> None:
-        # Else a factor that a schedule brings to 0 or 1 is a program of its own, to be compiled.
-        os.environ.setdefault("XLA_NO_SPECIAL_SCALARS", "1")
         self._xla: Any = import_module("torch_xla")
+        # Else a factor that a schedule brings to 0 or 1 is a program of its own, to be compiled.
+        # Its environment variable, XLA_NO_SPECIAL_SCALARS, does nothing after the first import.
+        self._xla._XLAC._set_xla_handle_special_scalars(False)
 
     def device(self) -> torch.device:
         kind = import_module("torch_xla.runtime").device_type()
