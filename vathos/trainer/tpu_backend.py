@@ -61,9 +61,6 @@ class TorchXLA(TPUBackend):
 
     def __init__(self) -> None:
         self._xla: Any = import_module("torch_xla")
-        # Else a factor that a schedule brings to 0 or 1 is a program of its own, to be compiled.
-        # Its environment variable, XLA_NO_SPECIAL_SCALARS, does nothing after the first import.
-        self._xla._XLAC._set_xla_handle_special_scalars(False)
 
     def device(self) -> torch.device:
         kind = import_module("torch_xla.runtime").device_type()
