@@ -130,7 +130,9 @@ def test_a_crawl_that_is_stopped_ends_at_once_and_lets_the_lock_go(
         process = started(
             tmp_path, detour(web), "crawl", "--kind", "fg", "--keyword", "cat", "--timeout", 50
         )
-        wait_for(lambda: len(pictures(workspace)) == 3)
+        # A picture's line comes after the picture.
+        wait_for(lambda: workspace.provenance.exists())
+        wait_for(lambda: workspace.provenance.read_text("utf-8").count("\n") == 3)
         began = time.monotonic()
         process.send_signal(signal_number)
         assert process.wait(10) == 130

@@ -31,9 +31,9 @@ def test_a_second_run_downloads_nothing_twice_and_goes_on_to_the_count(
     results = [later, *cutouts(20), *bad]
     with HostileWeb(results) as web:
         lead_to(web)
-        assert run(workspace, searching(count=8, retries=0)).counts["total"] == 8
+        assert run(workspace, searching(count=8, retries=0, threads=1)).counts["total"] == 8
         done = len(web.requests)
-        again = run(workspace, searching(count=8, retries=0))
+        again = run(workspace, searching(count=8, retries=0, threads=1))
         assert (again.counts["tried"], len(web.requests)) == (0, done)
         with pytest.raises(StageError, match="gave 21 cut-outs of the 40"):
             run(workspace, searching(count=40, retries=0))
