@@ -45,6 +45,7 @@ from vathos.data_loader import DenseDepth
 from vathos.model import ResUNet
 from vathos.model.loss import BCEDiceLoss, RMSELoss, iou, rmse
 from vathos.runner import Runner
+from vathos.trainer.keeping import keep
 from vathos.trainer.loaders import make_batches
 from vathos.utils.config import parse_config
 from vathos.utils.device import choose_device
@@ -138,7 +139,9 @@ def share(given: argparse.Namespace) -> None:
     sources = {}
     for name, dataset in variants.items():
         parsed = parse_config(settings(given, given.batch, **dataset))
-        sources[name] = make_batches(parsed, train, test, trainer.device)[0]
+        batches = make_batches(parsed, train, test)
+        keep(parsed, batches, trainer.device, epochs=2)
+        sources[name] = batches[0]
         if "cache" in dataset:
             deque(sources[name].epoch(0), 0)  # fills it
     streams = {name: endless(each) for name, each in sources.items()}

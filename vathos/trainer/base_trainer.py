@@ -27,6 +27,7 @@ from vathos.trainer.checkpoint import (
 )
 from vathos.trainer.health import Health, small_batch_error
 from vathos.trainer.interrupt import Interruptible
+from vathos.trainer.keeping import keep
 from vathos.trainer.loaders import make_batches, shown_rows, stored_batch
 from vathos.trainer.meter import METRICS, TEST_METRICS, Meter, batch_metrics
 from vathos.trainer.model_record import model_record, picture_size
@@ -105,22 +106,21 @@ class BaseTrainer(OnDevice):
         self.optimizer = optimizer
         self.augmentation = augmentation
         self.device = self.setup()
-        subsets = train_subset, test_subset
-        self.train_batches, self.test_batches = make_batches(self.config, *subsets, self.device)
+        self.train_batches, self.test_batches = make_batches(self.config, train_subset, test_subset)
         self._dataset: Any = test_subset.dataset
         self._prepare = getattr(train_subset.dataset, "prepare", normalise)
         self._about_model = model_record(model, self.config, self._dataset)
         begun_by = (state_dict or {}).get("processes", self.processes.size)
         self.plan = plan_run(training, len(self.train_batches), begun_by)
         self.epochs, self.steps = self.plan.epochs, self.plan.steps
+        keep(self.config, (self.train_batches, self.test_batches), self.device, self.epochs)
         self.settle(self.steps * training.accumulate)
         self.average = None if training.ema is None else WeightAverage(model, training.ema)
         self.schedule = Schedule(self.config, optimizer, self.epochs, self.steps)
         self.monitor = Monitor(training)
         self.state = _State()
         self._meter = Meter(self.device)
-        folder = self.config.run_folder
-        self._health = Health(self.device, folder, self.train_batches, self._dataset)
+        self._health = Health(self.device, self.config.run_folder, self.train_batches)
         self._interrupts = Interruptible(self.processes)
         self._telling = Telling(self.config, self.processes.writes, self._interrupts, on_progress)
         self._lr_used = self.schedule.lr

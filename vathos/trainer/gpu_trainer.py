@@ -153,4 +153,5 @@ class GPUTrainer(BaseTrainer):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         super().load_state_dict(state)
-        self.scaler.load_state_dict(state["scaler"])
+        if state.get("scaler"):  # none where gradients were not scaled
+            self.scaler.load_state_dict(state["scaler"])

@@ -7,7 +7,7 @@ the log interval and before a checkpoint, so that none with bad weights replaces
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -29,11 +29,11 @@ ONE_VALUE = "more than 1 value per channel"
 class Health:
     """Watches the losses of a run; batches are numbered from the beginning of the run."""
 
-    def __init__(self, device: torch.device, folder: Path, batches: Batches, dataset: Any) -> None:
+    def __init__(self, device: torch.device, folder: Path, batches: Batches) -> None:
         self._first_bad = torch.full((), -1, dtype=torch.int64, device=device)
         self._checkpoint = folder / TRAIN_CHECKPOINT
         self._batches = batches
-        self._name = getattr(dataset, "sample_name", str)
+        self._name = getattr(batches.dataset, "sample_name", str)
 
     def add(self, loss: Tensor, batch: int) -> None:
         """Note a loss that is not a number; does not wait for the device."""

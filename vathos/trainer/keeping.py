@@ -17,8 +17,6 @@ from depthgen.workspace import Workspace
 from vathos.data_loader.cache import Cache, layouts_of, total_bytes
 from vathos.data_loader.disk_cache import DiskCache
 from vathos.errors import ConfigError
-from vathos.trainer.plan import plan_run
-from vathos.trainer.processes import current
 from vathos.utils.memory import available_memory
 
 if TYPE_CHECKING:
@@ -36,8 +34,8 @@ Place = Literal["device", "ram", "disk"]
 SHARE = 0.5  # of what is free that auto may take
 
 
-def keep(config: Config, batches: Sequence[Batches], device: torch.device) -> None:
-    """Have these batches keep their samples as `dataset.cache` says; the first are the training's.
+def keep(config: Config, batches: Sequence[Batches], device: torch.device, epochs: int) -> None:
+    """Have these batches keep their samples as `dataset.cache` says, in a run of so many epochs.
 
     Raises `ConfigError` where what was named has no room, `DataError` where no file can be written.
     """
@@ -47,7 +45,7 @@ def keep(config: Config, batches: Sequence[Batches], device: torch.device) -> No
     if wanted != "auto":
         _keep_at(wanted, config, batches, device, _size(batches))
         return
-    if plan_run(config.training, len(batches[0]), current().size).epochs == 1:
+    if epochs == 1:
         log.info("dataset.cache: none, for each sample is trained on once")
         return
     size = _size(batches)

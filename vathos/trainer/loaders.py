@@ -16,12 +16,9 @@ from torch.utils.data import Subset
 
 from vathos.data_loader.batches import Batches
 from vathos.data_loader.split import thin
-from vathos.trainer.keeping import keep
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    import torch
 
     from vathos.data_loader.dense_depth import Batch
     from vathos.utils.schema import Config
@@ -33,13 +30,10 @@ log = logging.getLogger(__name__)
 IMAGE_SAMPLES = 8
 
 
-def make_batches(
-    config: Config, train: Subset[Any], test: Subset[Any], device: torch.device
-) -> tuple[Batches, Batches]:
+def make_batches(config: Config, train: Subset[Any], test: Subset[Any]) -> tuple[Batches, Batches]:
     """(training batches, test batches), the latter of at most `training.test_samples` samples.
 
-    A batch larger than the training set holds all of it. Samples are kept as `dataset.cache` says,
-    on `device` if it says so.
+    A batch larger than the training set holds all of it.
     """
     args = config.dataset.loader_args
     if args.batch_size > len(train):
@@ -53,12 +47,10 @@ def make_batches(
         rows = thin(np.asarray(test.indices, dtype=np.int64), limit, config.seed)
         test = Subset(test.dataset, rows.tolist())
     make = partial(Batches, workers=_workers(args.num_workers), pin_memory=args.pin_memory)
-    batches = (
+    return (
         make(train, args.batch_size, seed=config.seed, shuffle=args.shuffle, drop_last=True),
         make(test, args.batch_size, shuffle=False),
     )
-    keep(config, batches, device)
-    return batches
 
 
 def _workers(wanted: int) -> int:

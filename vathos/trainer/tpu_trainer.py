@@ -74,6 +74,3 @@ class TPUTrainer(BaseTrainer):
         self.optimizer.zero_grad(set_to_none=True)
         self._backend.sync()
         return norm
-
-    def state_dict(self) -> dict[str, Any]:
-        return {**super().state_dict(), "scaler": {}}  # as where gradients are not scaled
