@@ -172,30 +172,23 @@ def half_compiled(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     torch.compiler.reset()
 
 
-@pytest.mark.usefixtures("half_compiled")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")
 @pytest.mark.parametrize("kind", [PlainNet, TinyNet])
-def test_a_traced_network_leaves_the_curve(
-    make_trainer: Callable[..., GPUTrainer], kind: type[nn.Module]
+@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
+def test_a_compiled_network_leaves_the_curve(
+    make_trainer: Callable[..., GPUTrainer],
+    monkeypatch: pytest.MonkeyPatch,
+    kind: type[nn.Module],
+    backend: str,
 ) -> None:
+    monkeypatch.setattr("torch.compile", partial(torch.compile, backend=backend))
     compiled, eager = (
         make_trainer(model=seeded_net(kind), compile=wish, **LONG) for wish in (True, False)
     )
     assert compiled.network is not compiled.model
     assert eager.network is eager.model
     same_curve(compiled, eager, kind)
-
-
-@pytest.mark.slow
-@pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")
-@pytest.mark.parametrize("kind", [PlainNet, TinyNet])
-def test_a_compiled_network_leaves_the_curve(
-    make_trainer: Callable[..., GPUTrainer], kind: type[nn.Module]
-) -> None:
-    compiled, eager = (
-        make_trainer(model=seeded_net(kind), compile=wish, **LONG) for wish in (True, False)
-    )
-    assert compiled.network is not compiled.model
-    same_curve(compiled, eager, kind)
+    torch.compiler.reset()
 
 
 @pytest.mark.usefixtures("half_compiled")
