@@ -1,6 +1,6 @@
-"""Run every benchmark, one after the other, and keep what they print.
+"""Run every benchmark, or those named, one after the other, and keep what they print.
 
-    python -m benchmarks
+    python -m benchmarks [NAME]...
 
 Writes `benchmarks/results/<benchmark>.txt`. Leave the machine alone meanwhile: each script compares
 two things in one run, and a neighbour disturbs both.
@@ -8,6 +8,7 @@ two things in one run, and a neighbour disturbs both.
 
 from __future__ import annotations
 
+import argparse
 import subprocess
 import sys
 from pathlib import Path
@@ -27,10 +28,15 @@ NAMES = (
 
 
 def main() -> int:
+    parser = argparse.ArgumentParser(description="Run benchmarks and keep what they print.")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(NAMES))
+    names = parser.parse_args().names
+    if strange := set(names) - set(NAMES):
+        parser.error(f"there is no benchmark {', '.join(sorted(strange))}")
     results = FOLDER / "results"
     results.mkdir(exist_ok=True)
     failed = 0
-    for name in NAMES:
+    for name in names or NAMES:
         print(f"== {name}", flush=True)
         command = [sys.executable, "-m", f"benchmarks.{name}"]
         done = subprocess.run(command, cwd=FOLDER.parent, capture_output=True, text=True)
