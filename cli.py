@@ -125,8 +125,9 @@ def evaluate(
 ) -> None:
     """Score a trained network beside the baselines.
 
-    By part of its run's split: samples that it was trained on, and those with backgrounds, cut-outs
-    or both that it never saw; depth also by region: cut-out, border (±3 px) and rest.
+    CHECKPOINT is a file, or the folder of a run. By part of its run's split: samples that it was
+    trained on, and those with backgrounds, cut-outs or both that it never saw; depth also by
+    region: cut-out, border (±3 px) and rest.
     """
     _need("evaluate")
     from vathos.evaluate import EvaluateOptions
@@ -255,8 +256,8 @@ def predict(
 ) -> None:
     """Find what is new in pictures, and how far everything is.
 
-    Writes NAME_mask.png, NAME_depth.png (16 bits) and NAME_overlay.png of each pair. Folders are
-    paired by name; one background may serve a folder.
+    CHECKPOINT is a file, or the folder of a run. Writes NAME_mask.png, NAME_depth.png (16 bits) and
+    NAME_overlay.png of each pair. Folders are paired by name; one background may serve a folder.
     """
     _need("predict")
     from vathos.predict import Left, Predictor, find_pairs, predict_pairs
@@ -290,8 +291,9 @@ def predict(
 def export(session: Session, /, checkpoint: Path, kind: str, out: Path | None) -> None:
     """Write a network for use without this program.
 
-    Inputs bg and fg_bg, (N, 3, H, W) in [0, 1]; outputs mask and depth, (N, 1, H, W) in [0, 1]. N,
-    H and W are free; H and W are multiples of 16, from 32. What was written is run and compared.
+    CHECKPOINT is a file, or the folder of a run. Inputs bg and fg_bg, (N, 3, H, W) in [0, 1];
+    outputs mask and depth, (N, 1, H, W) in [0, 1]. N, H and W are free; H and W are multiples of
+    16, from 32. What was written is run and compared.
     """
     _need("export")
     from vathos.export import export as stage
