@@ -1,12 +1,15 @@
-"""Free memory, by what the system's files say."""
+"""Free memory, by what the system's files say, and errors for want of it."""
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
+import torch
 
-from vathos.utils.memory import available_memory
+from vathos.utils.memory import available_memory, is_out_of_memory
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -55,3 +58,18 @@ def test_the_tightest_of_machine_and_control_groups_counts(
 
 def test_this_machine_tells() -> None:
     assert available_memory() > 0
+
+
+def test_what_has_no_room_in_memory_is_told_from_other_errors() -> None:
+    for too_much in (
+        partial(torch.empty, 2**50, dtype=torch.uint8),
+        partial(np.empty, 2**50, np.uint8),
+    ):
+        with pytest.raises((RuntimeError, MemoryError)) as caught:
+            too_much()
+        assert is_out_of_memory(caught.value)
+    for message in ("CUDA out of memory", "CUDA error: out of memory", "MPS backend out of memory"):
+        assert is_out_of_memory(RuntimeError(message))
+    assert is_out_of_memory(torch.OutOfMemoryError())
+    assert not is_out_of_memory(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
+    assert not is_out_of_memory(ValueError("out of memory"))

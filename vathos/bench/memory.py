@@ -17,14 +17,13 @@ from vathos.utils.memory import available_memory
 if TYPE_CHECKING:
     from vathos.bench.demand import Demand
 
-__all__ = ["foretell", "is_out_of_memory", "peak", "reset_peak"]
+__all__ = ["foretell", "peak", "reset_peak"]
 
 # Beside what is kept for it, the backward pass holds the gradients of the layer it is at, and the
 # convolutions copies in their own layout.
 SCRATCH = 1.5
 # Of the parameters' own size: they, their gradients, and two moments of the optimiser.
 STATES = 4
-HOST_MESSAGES = ("DefaultCPUAllocator", "not enough memory", "can't allocate memory")
 CLEAR = Path("/proc/self/clear_refs")
 STATUS = Path("/proc/self/status")
 
@@ -36,13 +35,6 @@ def foretell(demand: Demand, batch_size: int, parameter_bytes: int) -> str | Non
     if not free or needed <= free:
         return None
     return f"needs about {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free"
-
-
-def is_out_of_memory(error: RuntimeError) -> bool:
-    """True for what torch raises where memory does not suffice, on a GPU or the host."""
-    if isinstance(error, torch.OutOfMemoryError):
-        return True
-    return any(message in str(error) for message in HOST_MESSAGES)
 
 
 def reset_peak(device: torch.device) -> None:

@@ -21,6 +21,7 @@ from vathos.model.resunet import SIZE_MULTIPLE
 from vathos.trainer.checkpoint import find_checkpoint, load_checkpoint, load_model_state
 from vathos.utils.device import choose_device
 from vathos.utils.instances import get_instance_v2
+from vathos.utils.memory import is_out_of_memory
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -168,8 +169,7 @@ class Predictor:
         try:
             depth_logits, mask_logits = self.logits(pair)
         except RuntimeError as error:
-            # Of the memory of the host torch has no type of its own.
-            if isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error):
+            if is_out_of_memory(error):
                 raise DataError(
                     f"the network has no room for {_called(fg_bg, 'fg_bg')} at {seen[1]} × "
                     f"{seen[0]}; give a smaller size, such as {self.side}"

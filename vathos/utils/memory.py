@@ -1,4 +1,4 @@
-"""How much memory there is to take.
+"""How much memory there is to take, and whether it was that which did not suffice.
 
 The one rule: what a control group leaves counts as much as what the machine has, for in a container
 the former is what ends a process.
@@ -8,13 +8,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
-__all__ = ["available_memory"]
+import torch
+
+__all__ = ["available_memory", "is_out_of_memory"]
 
 # Of control groups, version 2 and 1: limit, use, and what of the use is files that can be dropped.
 GROUP_FILES = (
     ("memory.max", "memory.current", "inactive_file"),
     ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
 )
+# torch has no type of its own for the memory of the host, of Apple's GPU, or outside its allocator.
+MESSAGES = ("out of memory", "DefaultCPUAllocator", "not enough memory", "can't allocate memory")
 
 
 def available_memory(root: Path = Path("/")) -> int:
@@ -24,6 +28,13 @@ def available_memory(root: Path = Path("/")) -> int:
     """
     free = _table(root / "proc/meminfo").get("MemAvailable:", 0) * 1024
     return max(0, min([free, *(_left(folder) for folder in _groups(root) if folder.is_dir())]))
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """True for what torch or NumPy raises where memory does not suffice, on a GPU or the host."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(text in str(error) for text in MESSAGES)
 
 
 def _groups(root: Path) -> list[Path]:
