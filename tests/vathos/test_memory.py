@@ -1,4 +1,4 @@
-"""Free memory, by what the system's files say, and errors for want of it."""
+"""Free memory and the most that was taken, by what the system's files say, and errors for want."""
 
 from __future__ import annotations
 
@@ -9,10 +9,13 @@ import numpy as np
 import pytest
 import torch
 
-from vathos.utils.memory import available_memory, is_out_of_memory
+from vathos.utils.memory import available_memory, is_out_of_memory, peak, reset_peak
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+
+CPU = torch.device("cpu")
 
 
 def write(root: Path, files: dict[str, str]) -> Path:
@@ -73,3 +76,22 @@ def test_what_has_no_room_in_memory_is_told_from_other_errors() -> None:
     assert is_out_of_memory(torch.OutOfMemoryError())
     assert not is_out_of_memory(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
     assert not is_out_of_memory(ValueError("out of memory"))
+
+
+def test_the_peak_is_that_since_it_was_reset() -> None:
+    if peak(CPU) is None:
+        pytest.skip("only Linux tells")
+    large = torch.ones(40_000_000)  # 160 MB
+    reset_peak(CPU)
+    with_it = peak(CPU)
+    del large
+    reset_peak(CPU)
+    without = peak(CPU)
+    again = torch.ones(20_000_000)
+    after = peak(CPU)
+    assert with_it is not None
+    assert without is not None
+    assert after is not None
+    assert with_it - without > 120e6
+    assert after - without > 60e6
+    del again

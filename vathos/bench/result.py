@@ -24,7 +24,7 @@ class Row:
     """One network at one batch size.
 
     samples: to an optimiser step. seconds: of each timed step, by kind. memory: bytes at most, as
-    `vathos.bench.memory.peak` counts them. problem: why there are no seconds, or None; where there
+    `vathos.utils.memory.peak` counts them. problem: why there are no seconds, or None; where there
     is one, there are no rates.
     """
 

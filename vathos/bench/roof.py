@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from vathos.utils.device import synchronise
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["Roof", "measure_roof", "synchronise"]
+__all__ = ["Roof", "measure_roof"]
 
 SECONDS = 0.5  # that each of the two is repeated for
 LEAST = 3
@@ -63,11 +65,3 @@ def _best(run: Callable[[], object], device: torch.device) -> float:
         synchronise(device)
         taken.append(time.perf_counter() - started)
     return min(taken)
-
-
-def synchronise(device: torch.device) -> None:
-    """Wait until the device has done what it was given."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    elif device.type == "mps":
-        torch.mps.synchronize()

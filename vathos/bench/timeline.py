@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
 
-from vathos.bench.roof import synchronise
+from vathos.utils.device import synchronise
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

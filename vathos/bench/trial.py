@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch.utils.data import Subset
 
-from vathos.bench.memory import foretell, peak, reset_peak
+from vathos.bench.memory import foretell
 from vathos.bench.result import Row
 from vathos.bench.timed import MOST_WARM_UP, TimedTrainer
 from vathos.data_loader import augmentation as augmentations
 from vathos.model import loss as losses
 from vathos.runner import Runner
 from vathos.utils.config import parse_config
-from vathos.utils.memory import is_out_of_memory
+from vathos.utils.memory import is_out_of_memory, peak, reset_peak
 from vathos.utils.parameters import build_optimizer
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, cast
 import torch
 
 from vathos.trainer.checkpoint import write_atomic
-from vathos.utils.device import choose_precision, device_name
+from vathos.utils.device import choose_precision, device_name, synchronise
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -186,7 +186,6 @@ def time_passes(run: Callable[[], None], device: torch.device) -> float:
     for _ in range(WARM_UP + TIMED):
         start = time.perf_counter()
         run()
-        if device.type != "cpu":
-            torch.accelerator.synchronize(device)
+        synchronise(device)
         seconds.append(time.perf_counter() - start)
     return min(seconds[WARM_UP:])

@@ -14,7 +14,7 @@ from torch import nn
 
 from vathos.errors import ConfigError
 
-__all__ = ["choose_device", "choose_precision", "device_name", "setup_device"]
+__all__ = ["choose_device", "choose_precision", "device_name", "setup_device", "synchronise"]
 
 log = logging.getLogger(__name__)
 
@@ -88,6 +88,12 @@ def device_name(device: torch.device) -> str:
     if device.type == "cpu":
         return str(_of_this_processor().get("cpu_name", "cpu"))
     return device.type
+
+
+def synchronise(device: torch.device) -> None:
+    """Wait until the device, a GPU or the CPU, has done what it was given."""
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)
 
 
 def _of_this_processor() -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""How much memory there is to take, and whether it was that which did not suffice.
+"""How much memory there is to take, how much was taken, and whether it did not suffice.
 
 The one rule: what a control group leaves counts as much as what the machine has, for in a container
 the former is what ends a process.
@@ -6,11 +6,12 @@ the former is what ends a process.
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 
 import torch
 
-__all__ = ["available_memory", "is_out_of_memory"]
+__all__ = ["available_memory", "is_out_of_memory", "peak", "reset_peak"]
 
 # Of control groups, version 2 and 1: limit, use, and what of the use is files that can be dropped.
 GROUP_FILES = (
@@ -19,6 +20,8 @@ GROUP_FILES = (
 )
 # torch has no type of its own for the memory of the host, of Apple's GPU, or outside its allocator.
 MESSAGES = ("out of memory", "DefaultCPUAllocator", "not enough memory", "can't allocate memory")
+CLEAR = Path("/proc/self/clear_refs")
+STATUS = Path("/proc/self/status")
 
 
 def available_memory(root: Path = Path("/")) -> int:
@@ -35,6 +38,30 @@ def is_out_of_memory(error: Exception) -> bool:
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
     return isinstance(error, RuntimeError) and any(text in str(error) for text in MESSAGES)
+
+
+def reset_peak(device: torch.device) -> None:
+    """Let `peak` begin here, after giving back what nobody holds."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
+    elif device.type == "cpu":
+        try:
+            CLEAR.write_text("5")
+        except OSError:
+            return  # no Linux, or not allowed: the peak is then that of the whole process
+
+
+def peak(device: torch.device) -> int | None:
+    """Bytes at most since `reset_peak`: on CUDA those of all tensors, on a Linux CPU those of the
+    process that were in memory, Python and torch included; None elsewhere."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    if device.type != "cpu":
+        return None
+    words = (line.split() for line in _lines(STATUS))
+    return next((int(each[1]) * 1024 for each in words if each and each[0] == "VmHWM:"), None)
 
 
 def _groups(root: Path) -> list[Path]:
