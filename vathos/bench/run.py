@@ -18,8 +18,10 @@ from vathos.bench.drawn import DrawnPictures
 from vathos.bench.options import DEFAULT_SIZE, BenchOptions
 from vathos.bench.result import Bench
 from vathos.bench.roof import measure_roof
-from vathos.bench.trial import Trial, open_dataset
+from vathos.bench.trial import Trial
+from vathos.data_loader.opening import open_dataset
 from vathos.errors import ConfigError
+from vathos.runner.parts import build_model
 from vathos.utils.config import parse_config
 from vathos.utils.device import choose_device, choose_precision
 
@@ -85,7 +87,7 @@ def _measure(
             for batch_size in sizes:
                 trial = Trial(_with_model(config, name), folder, batch_size, options.steps)
                 if demand is None:
-                    demand = count_demand(trial.network(), found.size, precision)
+                    demand = count_demand(build_model(trial.config), found.size, precision)
                 row = trial.run(dataset, demand, device, tell)
                 found.rows.append(row)
                 tell(0)

@@ -11,13 +11,11 @@ import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from vathos import data_loader as datasets
+from vathos.data_loader.opening import open_dataset
 from vathos.data_loader.split import Split, thin
 from vathos.errors import CheckpointError, DataError
-from vathos.model.resunet import SIZE_MULTIPLE
 from vathos.runner.runner import CONFIG_FILE, SPLIT_FILE
 from vathos.utils.config import read_config
-from vathos.utils.instances import get_instance_v2
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -98,18 +96,10 @@ def _split(config: Config, folder: Path, checkpoint: Path) -> tuple[Split, dict[
 
 
 def _open_archives(config: Config, zip_dir: Path | None) -> Any:
-    section = config.dataset
     folder = config.zip_dir if zip_dir is None else zip_dir
     if not any(folder.glob("fg_bg*.zip")):
         raise DataError(
             f"the archives that this network was trained on are not in {folder}; say where they "
             "are with --zip-dir"
         )
-    variant = {"suffix": section.suffix, "size": section.size}
-    dataset = get_instance_v2(datasets, section.name, section.root, folder, **variant)
-    if dataset.height % SIZE_MULTIPLE or dataset.width % SIZE_MULTIPLE:
-        raise DataError(
-            f"the pictures in {folder} are {dataset.height} x {dataset.width}, and the network "
-            f"needs a multiple of {SIZE_MULTIPLE}; resize the archives first"
-        )
-    return dataset
+    return open_dataset(config, folder)

@@ -9,29 +9,22 @@ alone writes in it.
 from __future__ import annotations
 
 import json
-import logging
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
-from torch import nn
 from torch.utils.data import Subset
 
-from vathos import data_loader as datasets
-from vathos import model as models
-from vathos.data_loader import augmentation as augmentations
+from vathos.data_loader.opening import open_dataset
 from vathos.data_loader.split import Split, make_split, thin
 from vathos.errors import ConfigError, DataError, UsageError
-from vathos.model import loss as losses
-from vathos.model.resunet import SIZE_MULTIPLE
 from vathos.runner.lock import RunLock
+from vathos.runner.parts import build_parts
 from vathos.trainer import GPUTrainer, TPUTrainer
 from vathos.trainer.checkpoint import (
     TRAIN_CHECKPOINT,
     all_checkpoints,
     load_checkpoint,
-    load_model_state,
     seed_all,
     write_atomic,
 )
@@ -41,12 +34,10 @@ from vathos.trainer.run_log import METRICS_FILE
 from vathos.trainer.trackers import TRACKERS_FILE
 from vathos.trainer.tuning import STEP_FILE
 from vathos.utils.config import Config, flatten, parse_config, read_config
-from vathos.utils.instances import InstanceError, find_constructor, get_instance_v2, written_in
-from vathos.utils.parameters import build_optimizer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from types import ModuleType
+    from pathlib import Path
 
     import numpy as np
     from numpy.typing import NDArray
@@ -54,8 +45,6 @@ if TYPE_CHECKING:
     from vathos.trainer import BaseTrainer, Processes, Progress
 
 __all__ = ["Runner"]
-
-log = logging.getLogger(__name__)
 
 CONFIG_FILE = "config.yaml"
 SPLIT_FILE = "split.json"
@@ -128,7 +117,7 @@ class Runner:
             raise
 
     def _setup_train(self) -> None:
-        self.dataset = self._open_dataset()
+        self.dataset = open_dataset(self.config)
         # After the data: a wrong path there leaves no folder.
         record = self.processes.share(self._take_folder)
         self.split = Split.from_json(record["split"])
@@ -136,24 +125,20 @@ class Runner:
         self.train_rows, self.test_rows = self._rows()
         # All that a checkpoint holds, so that a run killed before its first one begins as it began.
         seed_all(self.config.seed)
-        self.model = self._build_model()
-        optimizer = build_optimizer(self.model, self.config)
-        criteria = self._build("seg_loss", losses), self._build("depth_loss", losses)
-        augmentation = (
-            self._build("augmentation", augmentations) if self.config.augmentation else None
-        )
+        parts = build_parts(self.config)
+        self.model = parts.model
         checkpoint = self.processes.share(self._load_checkpoint)
         trainer = TPUTrainer if self.config.device == "TPU" else GPUTrainer
         self.trainer = trainer(
-            self.model,
-            criteria,
-            optimizer,
+            parts.model,
+            parts.criteria,
+            parts.optimizer,
             self.config,
             Subset(self.dataset, self.train_rows.tolist()),
             Subset(self.dataset, self.test_rows.tolist()),
             checkpoint,
             self.on_progress,
-            augmentation,
+            parts.augmentation,
             self.processes,
         )
         self.trainer.open_log()
@@ -171,18 +156,6 @@ class Runner:
             return self.trainer.start_train()
         finally:
             self._lock.release()
-
-    def _open_dataset(self) -> Any:
-        section = self.config.dataset
-        arguments = section.root, self.config.zip_dir
-        variant = {"suffix": section.suffix, "size": section.size}
-        dataset = get_instance_v2(datasets, section.name, *arguments, **variant)
-        if dataset.height % SIZE_MULTIPLE or dataset.width % SIZE_MULTIPLE:
-            raise DataError(
-                f"the pictures in {self.config.zip_dir} are {dataset.height} x {dataset.width}, "
-                f"and the network needs a multiple of {SIZE_MULTIPLE}; set dataset.size to one"
-            )
-        return dataset
 
     def _take_folder(self) -> dict[str, Any]:
         """Lock the run folder, and return what `split.json` holds: the run's, or a new one."""
@@ -229,26 +202,6 @@ class Runner:
             thin(rows, max(1, len(rows) // factor), seed) for rows in self.split.rows(self.dataset)
         )
         return train, test
-
-    def _build_model(self) -> nn.Module:
-        model = self._build("model", models)
-        if self.config.model_init is None:
-            return model
-        path = Path(self.config.model_init)
-        if path.exists():
-            load_model_state(model, load_checkpoint(path), path)
-        else:
-            log.warning("model_init: %s does not exist; the weights start at random", path)
-        return model
-
-    def _build(self, section: str, module: ModuleType) -> nn.Module:
-        """What `section` of the configuration names, a class of `module`."""
-        named = getattr(self.config, section)
-        with written_in(self.config.places, section):
-            if not issubclass(find_constructor(module, named.type), nn.Module):
-                raise InstanceError(f"{named.type} is no torch.nn.Module", "type")
-            built: nn.Module = get_instance_v2(module, named.type, **named.args)
-        return built
 
     def _check_config(self) -> None:
         """Refuse to continue a run that was started with another configuration."""
