@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+import cli
+from depthgen.console import Session
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -35,5 +38,23 @@ def depthgen(tmp_path: Path) -> Callable[..., Run]:
         return subprocess.run(
             command, capture_output=True, text=True, cwd=tmp_path, env=environment, check=False
         )
+
+    return run
+
+
+@pytest.fixture
+def typed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., Run]:
+    """Type a command as in a shell in the test's folder, but in this process, where what it needs
+    is loaded once."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: str | Path) -> Run:
+        capsys.readouterr()
+        command = ["depthgen", *map(str, arguments)]
+        monkeypatch.setattr(sys, "argv", command)
+        code = cli._run(Session())
+        return subprocess.CompletedProcess(command, code, *capsys.readouterr())
 
     return run

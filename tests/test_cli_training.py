@@ -4,24 +4,19 @@ from __future__ import annotations
 
 import json
 import math
-import subprocess
-import sys
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
-import cli
-from depthgen.console import Session
 from tests.command_line import said
 
 torch = pytest.importorskip("torch")
 
-import vathos.model  # noqa: E402
-from tests.vathos.checkpoints import drawn_network, save_checkpoint, save_run  # noqa: E402
+from tests.vathos.checkpoints import save_checkpoint, save_run  # noqa: E402
 from tests.vathos.conftest import TinySet  # noqa: E402
-from tests.vathos.trainings import TinyNet  # noqa: E402
+from tests.vathos.trainings import name_networks  # noqa: E402
 from vathos.bench import roof  # noqa: E402
 from vathos.bench.trial import Trial  # noqa: E402
 
@@ -32,21 +27,9 @@ if TYPE_CHECKING:
     from tests.conftest import Run
 
 
-@pytest.fixture
-def typed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Callable[..., Run]:
-    """Type a command, as `depthgen` does, but in this process: torch takes seconds to load."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*arguments: str | Path) -> Run:
-        capsys.readouterr()
-        command = ["depthgen", *map(str, arguments)]
-        monkeypatch.setattr(sys, "argv", command)
-        code = cli._run(Session())
-        return subprocess.CompletedProcess(command, code, *capsys.readouterr())
-
-    return run
+@pytest.fixture(autouse=True)
+def _networks_have_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    name_networks(monkeypatch)
 
 
 def archives(folder: Path, leave_out: tuple[str, ...] = (), **fields: Any) -> Path:
@@ -72,20 +55,20 @@ def photographs(folder: Path, **sizes: tuple[int, int]) -> Path:
 
 
 def test_train_evaluate_predict_one_after_the_other(
-    depthgen: Callable[..., Run], tmp_path: Path
+    depthgen: Callable[..., Run], typed: Callable[..., Run], tmp_path: Path
 ) -> None:
     archives(tmp_path / "W", size=32)
     trained = depthgen("train", config(tmp_path))
     assert trained.returncode == 0, trained.stderr
     assert "batch_size is 32, but there are" in trained.stderr  # more than the set has
     checkpoint = tmp_path / "W" / "runs" / "a" / "model_checkpoint.pt"
-    for table in (trained, depthgen("evaluate", checkpoint, "--samples", "4")):
+    for table in (trained, typed("evaluate", checkpoint, "--samples", "4")):
         assert table.returncode == 0, table.stderr
         assert "ResUNet" in table.stdout
         assert "difference > 12" in table.stdout
     rooms = photographs(tmp_path / "bg", room=(60, 40))
     both = photographs(tmp_path / "fg_bg", room=(60, 40))
-    result = depthgen("predict", checkpoint, "--bg", rooms, "--fg-bg", both, "-o", tmp_path / "out")
+    result = typed("predict", checkpoint, "--bg", rooms, "--fg-bg", both, "-o", tmp_path / "out")
     assert (result.returncode, result.stderr) == (0, "")
     assert "room_mask.png, room_depth.png, room_overlay.png" in result.stdout
     assert len(list((tmp_path / "out").iterdir())) == 3
@@ -148,14 +131,13 @@ def test_ctrl_c_exits_with_130(
 
 
 @pytest.fixture
-def tiny_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A network of a few channels by name, and a roof that takes no time."""
-    monkeypatch.setattr(vathos.model, "TinyNet", TinyNet, raising=False)
+def quick_roof(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A roof that takes no time."""
     monkeypatch.setattr(roof, "SECONDS", 0.0)
     monkeypatch.setattr(roof, "ON_CPU", (64, 2**16))
 
 
-@pytest.mark.usefixtures("tiny_network")
+@pytest.mark.usefixtures("quick_roof")
 def test_bench_draws_pictures_where_there_are_no_archives(
     typed: Callable[..., Run], tmp_path: Path
 ) -> None:
@@ -169,7 +151,7 @@ def test_bench_draws_pictures_where_there_are_no_archives(
     assert [row["batch_size"] for row in found["rows"]] == [2, 4]
 
 
-@pytest.mark.usefixtures("tiny_network")
+@pytest.mark.usefixtures("quick_roof")
 def test_bench_reads_the_archives_in_the_settings_of_a_configuration(
     typed: Callable[..., Run], tmp_path: Path
 ) -> None:
@@ -183,7 +165,7 @@ def test_bench_reads_the_archives_in_the_settings_of_a_configuration(
     assert typed("-w", tmp_path / "V", "bench", written, *few, "--drawn").returncode == 0
 
 
-@pytest.mark.usefixtures("tiny_network")
+@pytest.mark.usefixtures("quick_roof")
 def test_bench_shows_at_ctrl_c_what_there_is(
     typed: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -275,11 +257,10 @@ def test_a_label_that_is_no_number_is_named(typed: Callable[..., Run], tmp_path:
 
 def test_weights_of_another_model_are_refused(typed: Callable[..., Run], tmp_path: Path) -> None:
     archives(tmp_path / "W")
-    other = save_checkpoint(tmp_path / "other.pt", drawn_network("ResUNeXt"))
-    written = config(tmp_path, model_init=str(other))
+    other = save_checkpoint(tmp_path / "other.pt")
+    written = config(tmp_path, model="OtherNet", model_init=str(other))
     sentence = said(typed("-w", "W", "train", written), 1)
-    assert "ResUNeXt" in sentence
-    assert "ResUNet" in sentence
+    assert "checkpoint of TinyNet, not of OtherNet" in sentence
 
 
 @pytest.mark.parametrize("command", ["evaluate", "predict", "export"])
@@ -287,7 +268,8 @@ def test_a_checkpoint_cut_in_half_is_named(
     command: str, typed: Callable[..., Run], tmp_path: Path
 ) -> None:
     checkpoint = save_run(archives(tmp_path / "W"), tmp_path / "run")
-    checkpoint.write_bytes(checkpoint.read_bytes()[:100_000])
+    whole = checkpoint.read_bytes()
+    checkpoint.write_bytes(whole[: len(whole) // 2])
     rooms = photographs(tmp_path / "bg", a=(40, 40))
     more = {
         "predict": ("--bg", rooms, "--fg-bg", rooms, "-o", "out"),

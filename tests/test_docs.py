@@ -68,7 +68,9 @@ def test_the_examples_of_a_trained_network_run_as_they_stand(
         pytest.importorskip(library)
     from tests.vathos.checkpoints import save_run
     from tests.vathos.conftest import TinySet
+    from tests.vathos.trainings import name_networks
 
+    name_networks(monkeypatch)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "W").mkdir()
     save_run(TinySet(tmp_path / "W").write().folder, tmp_path / "runs" / "x")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -20,25 +21,29 @@ if TYPE_CHECKING:
 QUANTITY = {"quantity": "depth_m", "scale_m": 10.0, "bits": 8, "model": "layered", "size": 16}
 
 
-def drawn_network(name: str = "ResUNet") -> nn.Module:
-    """A network whose outputs depend on its input: heads large, running means in place."""
+@cache
+def drawn_network(name: str = "TinyNet") -> nn.Module:
+    """A network whose outputs depend on its input: heads large, running means in place.
+
+    The same object each time, so it must be left as it is.
+    """
     torch.manual_seed(0)
-    network: models.ResUNet = getattr(models, name)()
+    network: nn.Module = getattr(models, name)()
     network.train()
     with torch.no_grad():
         network(torch.rand(4, 6, 32, 32))
-        for head in (network.depth_head, network.mask_head):
-            head.weight.mul_(20)
+        for key, weights in network.named_parameters():
+            if "head" in key and weights.dim() == 4:
+                weights.mul_(20)
     return network.eval()
 
 
-def save_checkpoint(path: Path, network: nn.Module | None = None, **more: Any) -> Path:
-    """A model checkpoint, as training writes it."""
-    network = network or drawn_network()
+def save_checkpoint(path: Path, name: str = "TinyNet", **more: Any) -> Path:
+    """A model checkpoint, as training writes it. `more` has its fields in place of these."""
     state = {
-        "model_name": type(network).__name__,
+        "model_name": name,
         "model_args": {},
-        "model": network.state_dict(),
+        "model": drawn_network(name).state_dict(),
         "size": [32, 32],
         "quantity": QUANTITY,
         "epoch": 3,
@@ -50,13 +55,15 @@ def save_checkpoint(path: Path, network: nn.Module | None = None, **more: Any) -
     return path
 
 
-def save_run(archives: Path, folder: Path, by: str = "background", **config: Any) -> Path:
+def save_run(
+    archives: Path, folder: Path, by: str = "background", network: str = "TinyNet"
+) -> Path:
     """A run folder with configuration, split and model checkpoint; returns the checkpoint."""
     dataset = DenseDepth(archives, archives)
     split = make_split(dataset, by, 0.4, 0)  # type: ignore[arg-type]
-    checkpoint = save_checkpoint(folder / "model_checkpoint.pt")
+    checkpoint = save_checkpoint(folder / "model_checkpoint.pt", network)
     record = {"split": split.to_json(), "archives": dataset.digests()}
     (folder / "split.json").write_text(json.dumps(record))
-    settings = {"name": folder.name, "dataset": {"root": str(archives)}, **config}
+    settings = {"name": folder.name, "model": network, "dataset": {"root": str(archives)}}
     (folder / "config.yaml").write_text(yaml.safe_dump(settings))
     return checkpoint

@@ -133,6 +133,13 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
+@pytest.fixture(autouse=True)
+def _networks_have_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    from tests.vathos.trainings import name_networks
+
+    name_networks(monkeypatch)
+
+
 @pytest.fixture
 def tiny_set(tmp_path: Path) -> Callable[..., TinySet]:
     """A maker of sets below the test's folder; keywords are the fields of `TinySet`."""

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+import pytest
 import torch
 from torch._C._distributed_c10d import TCPStore
 
-import vathos.model
-from tests.vathos import trainings
+from tests.vathos.trainings import name_networks
 from vathos import train
 from vathos.data_loader import DenseDepth
 from vathos.errors import DataError
@@ -82,8 +82,7 @@ def _rank(rank: int, size: int, port: int, path: Path, fault: tuple[str, int, in
     # Where TensorFlow is installed, TensorBoard would load it: five seconds in each process.
     sys.modules["tensorboard.compat.notf"] = ModuleType("notf")
     torch.set_num_threads(1)
-    for net in (trainings.TinyNet, trainings.DropNet, trainings.PlainNet):
-        setattr(vathos.model, net.__name__, net)
+    name_networks(pytest.MonkeyPatch())
     if size > 1:
         os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
         os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(size)}

@@ -11,8 +11,6 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-import vathos.model
-from tests.vathos.trainings import DropNet, TinyNet
 from vathos import bench as package
 from vathos.bench import Bench, BenchOptions, bench, bench_report, draw, memory, roof, timeline
 from vathos.bench.demand import count_demand
@@ -48,9 +46,7 @@ class Convolutions(nn.Module):
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Networks of a few channels by name, and a roof that takes no time."""
-    for network in (TinyNet, DropNet):
-        monkeypatch.setattr(vathos.model, network.__name__, network, raising=False)
+    """A roof that takes no time."""
     monkeypatch.setattr(roof, "SECONDS", 0.0)
     monkeypatch.setattr(roof, "ON_CPU", (64, 2**16))
 

@@ -100,13 +100,17 @@ def test_an_uneven_last_batch_counts_exactly() -> None:
 
 @pytest.fixture
 def run(tiny_set: Callable[..., Any], tmp_path: Path) -> Path:
-    """A checkpoint in its run folder, split by both."""
+    """A checkpoint of TinyNet in its run folder, split by both."""
     return save_run(tiny_set(n_fg=3).write().folder, tmp_path / "runs" / "a", by="both")
 
 
-def test_every_part_is_scored_with_the_network_first(run: Path, tmp_path: Path) -> None:
+def test_every_part_is_scored_with_the_network_first(
+    tiny_set: Callable[..., Any], tmp_path: Path
+) -> None:
+    archives = tiny_set(n_fg=3).write().folder
+    run = save_run(archives, tmp_path / "runs" / "a", by="both", network="ResUNet")
     found = evaluate(run, EvaluateOptions(batch_size=3, device="cpu"))
-    dataset = DenseDepth(tmp_path / "archives", tmp_path / "archives")
+    dataset = DenseDepth(archives, archives)
     split = Split.from_json(json.loads((run.parent / "split.json").read_text())["split"])
     parts = split.parts(dataset)
     assert [part.name for part in found.parts] == list(parts)
@@ -159,10 +163,10 @@ def test_perturbed_pictures_are_scored_beside_the_others(run: Path) -> None:
     found = evaluate(run, EvaluateOptions(perturbed=True, device="cpu"))
     scored = found.parts[0].scored
     disturbed = [each for each in scored if each.perturbed]
-    assert disturbed[0].name == "ResUNet"
+    assert disturbed[0].name == "TinyNet"
     assert disturbed[0].means != scored[0].means
     assert sum("difference" in each.name for each in disturbed) == 3
-    assert "ResUNet, perturbed" in evaluation_report(found)
+    assert "TinyNet, perturbed" in evaluation_report(found)
     assert found.to_json() == evaluate(run, EvaluateOptions(perturbed=True, device="cpu")).to_json()
 
 
@@ -229,7 +233,7 @@ def test_the_report_is_aligned_and_has_the_baselines_in_every_table(run: Path) -
     for means, regions in zip(tables[::2], tables[1::2], strict=True):
         assert len({len(line) for line in means}) == len({len(line) for line in regions}) == 1
         assert [line.split("|")[1].split()[0] for line in means[2:]] == [
-            *("ResUNet", "difference", "difference", "mean", "mean", "depth"),
+            *("TinyNet", "difference", "difference", "mean", "mean", "depth"),
         ]
         assert len(regions) == 2 + 3 * len(REGIONS)
     assert markdown(("a", "bb"), [("ccc", "1")]) == "| a   | bb |\n| --- | -: |\n| ccc |  1 |"
@@ -240,7 +244,7 @@ def test_labels_without_a_unit_have_no_ratios(run: Path) -> None:
     fields = {**vars(found), "relative": False}
     text = evaluation_report(Evaluation(**fields))
     assert "mean nothing" in text
-    line = next(line for line in text.splitlines() if line.startswith("| all: ResUNet"))
+    line = next(line for line in text.splitlines() if line.startswith("| all: TinyNet"))
     assert line.count("–") == 5
 
 

@@ -31,7 +31,7 @@ def expected(network: Any, bg: torch.Tensor, fg_bg: torch.Tensor) -> tuple[Any, 
 def test_onnxruntime_gives_what_the_network_gives(name: str, tmp_path: Path) -> None:
     onnxruntime = pytest.importorskip("onnxruntime")
     network = drawn_network(name)
-    done = export(save_checkpoint(tmp_path / "a.pt", network), "onnx")
+    done = export(save_checkpoint(tmp_path / "a.pt", name), "onnx")
     assert done.path == tmp_path / "a.onnx"
     assert done.difference <= 1e-4
     session = onnxruntime.InferenceSession(done.path, providers=["CPUExecutionProvider"])
@@ -52,8 +52,8 @@ def test_onnxruntime_gives_what_the_network_gives(name: str, tmp_path: Path) -> 
 
 @pytest.mark.slow
 def test_a_pt2_gives_what_the_network_gives(tmp_path: Path) -> None:
-    network = drawn_network()
-    done = export(save_checkpoint(tmp_path / "a.pt", network), "pt2", tmp_path / "b" / "c.pt2")
+    network = drawn_network("ResUNet")
+    done = export(save_checkpoint(tmp_path / "a.pt", "ResUNet"), "pt2", tmp_path / "b" / "c.pt2")
     files = {METADATA_FILE: ""}
     loaded: Any = torch.export.load(done.path, extra_files=files).module()
     for count, height, width in SHAPES:

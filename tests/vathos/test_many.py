@@ -15,9 +15,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 
-import vathos.model
 from tests.vathos.ranks import train_together
-from tests.vathos.trainings import TinyNet, read_record
+from tests.vathos.trainings import read_record
 from vathos.errors import CheckpointError, ConfigError, UsageError
 from vathos.runner import Runner
 from vathos.trainer.checkpoint import load_checkpoint
@@ -79,7 +78,6 @@ def test_two_processes_take_the_steps_of_one_that_accumulates(
     together: Callable[..., list[Rank]],
     config: dict[str, Any],
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
     model: str,
     tolerance: float,
 ) -> None:
@@ -101,7 +99,6 @@ def test_two_processes_take_the_steps_of_one_that_accumulates(
     kept = load_checkpoint(tmp_path / "run" / "model_checkpoint.pt")
     assert not any(name.startswith("module.") for name in kept["model"])
     if model == "TinyNet":
-        monkeypatch.setattr(vathos.model, "TinyNet", TinyNet, raising=False)
         assert kept["metrics"] == pytest.approx(_tested_alone(config), rel=1e-12)
 
 

@@ -8,12 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-import vathos.model
 from depthgen import images
 from depthgen.archive import ArchiveWriter
 from depthgen.resize import Resizer
-from tests.vathos.trainings import TinyNet
-from vathos.data_loader import DenseDepth
+from vathos.data_loader import DenseDepth, members
 from vathos.errors import ConfigError, DataError
 from vathos.evaluate.opening import open_run
 from vathos.runner import Runner
@@ -86,9 +84,8 @@ def test_a_member_of_another_size_is_named_at_any_size(tiny_set: Callable[..., A
 
 
 def test_a_run_at_a_smaller_size_says_so_in_its_checkpoint_and_is_evaluated_at_it(
-    tiny_set: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_set: Callable[..., Any], tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(vathos.model, "TinyNet", TinyNet, raising=False)
     made = tiny_set(size=32).write()
     config = {
         "name": "half",

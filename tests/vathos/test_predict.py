@@ -48,7 +48,7 @@ class Ramp(nn.Module):
 
 @pytest.fixture(scope="module")
 def predictor() -> Predictor:
-    return Predictor(Network(drawn_network(), "ResUNet", (32, 32), dict(QUANTITY)))
+    return Predictor(Network(drawn_network("ResUNet"), "ResUNet", (32, 32), dict(QUANTITY)))
 
 
 def test_at_its_own_size_a_picture_gets_what_the_network_says(predictor: Predictor) -> None:
@@ -252,7 +252,7 @@ def test_a_picture_too_large_for_the_memory_is_named_and_the_others_are_done(
 
 
 def test_a_checkpoint_says_what_its_network_is(tmp_path: Path) -> None:
-    network = load_network(save_checkpoint(tmp_path / "a.pt"))
+    network = load_network(save_checkpoint(tmp_path / "a.pt", "ResUNet"))
     assert (network.name, network.size, network.metres, network.step) == (
         *("ResUNet", (32, 32), 10.0, 12),
     )
@@ -272,7 +272,7 @@ def test_a_run_folder_stands_for_the_checkpoint_in_it(tmp_path: Path) -> None:
 
 def test_a_checkpoint_of_an_earlier_version_loads(tmp_path: Path) -> None:
     model = drawn_network()
-    torch.save({"model_name": "ResUNet", "model": model.state_dict()}, tmp_path / "old.pt")
+    torch.save({"model_name": "TinyNet", "model": model.state_dict()}, tmp_path / "old.pt")
     predictor = Predictor.load(tmp_path / "old.pt", "cpu")
     assert predictor.network.size is None
     assert predictor.side == 192
@@ -284,12 +284,12 @@ def test_checkpoints_that_cannot_be_used_are_named(tmp_path: Path) -> None:
     (tmp_path / "half.pt").write_bytes(whole[: len(whole) // 2])
     torch.save(drawn_network().state_dict(), tmp_path / "bare.pt")
     save_checkpoint(tmp_path / "other.pt", model_name="ResUNext")
-    save_checkpoint(tmp_path / "wrong.pt", model_name="ResUNeXt")
+    save_checkpoint(tmp_path / "wrong.pt", model_name="PlainNet")
     for name, what in (
         ("half.pt", "not a whole checkpoint"),
         ("bare.pt", "does not say which network"),
         ("other.pt", "did you mean ResUNeXt"),
-        ("wrong.pt", "does not fit ResUNeXt"),
+        ("wrong.pt", "does not fit PlainNet"),
         ("nowhere.pt", "does not exist"),
     ):
         with pytest.raises(CheckpointError, match=what) as caught:

@@ -14,9 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 import yaml
-from torch import nn
 
-from vathos import model as models
 from vathos.errors import ConfigError, DataError, UsageError
 from vathos.runner import Runner
 from vathos.train import main
@@ -29,31 +27,15 @@ if TYPE_CHECKING:
 CONFIGS = Path(__file__).parents[2] / "configs"
 
 
-class SmallNet(nn.Module):
-    """Stands in for ResUNet where the network is not the point."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.body = nn.Sequential(nn.Conv2d(6, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU())
-        self.head = nn.Conv2d(4, 2, 1)
-
-    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        depth, mask = self.head(self.body(x)).split(1, dim=1)
-        return depth, mask
-
-
 @pytest.fixture
-def config(
-    tiny_set: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> dict[str, Any]:
-    monkeypatch.setattr(models, "SmallNet", SmallNet, raising=False)
+def config(tiny_set: Callable[..., Any], tmp_path: Path) -> dict[str, Any]:
     made = tiny_set(n_bg=5, twins=True).write()
     return {
         "name": "run",
         "chkpt_dir": str(tmp_path / "checkpoints"),
         "log_dir": str(tmp_path / "logs"),
         "device": "CPU",
-        "model": "SmallNet",
+        "model": "TinyNet",
         "dataset": {"root": str(made.folder), "loader_args": {"batch_size": 4}},
         "training": {"epochs": 2},
     }
@@ -301,8 +283,8 @@ def test_a_wrong_argument_is_named_with_its_line_and_a_wrong_override_is_a_usage
     with pytest.raises(ConfigError, match=sentence) as caught:
         Runner(read_config(path)).setup_train()
     assert not isinstance(caught.value, UsageError)
-    typed = ["lr_scheduler={type: OneCycleLR, args: {max_lr: 1}}", "model=Smallnet"]
-    with pytest.raises(UsageError, match=r"the command line: model: .* did you mean SmallNet"):
+    typed = ["lr_scheduler={type: OneCycleLR, args: {max_lr: 1}}", "model=Tinynet"]
+    with pytest.raises(UsageError, match=r"the command line: model: .* did you mean TinyNet"):
         Runner(read_config(path, typed)).setup_train()
 
 
@@ -351,7 +333,7 @@ def test_the_meaning_of_the_labels_goes_into_the_model_checkpoint(
     path = Path(config["dataset"]["root"]) / "depth_fg_bg.zip"
     with zipfile.ZipFile(path, "a") as archive:
         archive.writestr("labels/depth_fg_bg_info.json", '{"quantity": "depth_m", "scale_m": 10}')
-    Runner(changed(config, model={"type": "SmallNet", "args": {}})).start_train()
+    Runner(changed(config, model={"type": "TinyNet", "args": {}})).start_train()
     folder = tmp_path / "checkpoints" / "run"
     state = torch.load(folder / "model_checkpoint.pt", weights_only=True)
     assert state["quantity"] == {"quantity": "depth_m", "scale_m": 10}
