@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
-import time
+from functools import partialmethod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 import torch
 from torch.utils.data import Subset, TensorDataset
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from tests.vathos.trainings import load_slowly
 from vathos.data_loader import DenseDepth
@@ -79,20 +81,33 @@ def test_a_dataset_of_items_is_stacked() -> None:
 
 
 class Dying(TensorDataset):
-    """Row 3 takes the whole process with it."""
+    """Row 3 takes the whole process with it, once it may."""
+
+    def __init__(self, rows: int) -> None:
+        super().__init__(torch.arange(rows))
+        self.may_die = multiprocessing.Event()
 
     def __getitem__(self, row: int) -> Any:
         if row == 3:
-            time.sleep(0.3)  # the batch before it is on its way
+            self.may_die.wait()
             os.kill(os.getpid(), signal.SIGKILL)
         return super().__getitem__(row)
 
 
-def test_a_worker_that_dies_is_one_sentence_and_only_where_its_batch_is_awaited() -> None:
-    dataset = Dying(torch.arange(6))
+def test_a_worker_that_dies_is_one_sentence_and_only_where_its_batch_is_awaited(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    loader = _MultiProcessingDataLoaderIter
+    soon = partialmethod(loader._try_get_data, timeout=0.1)  # else it looks every five seconds
+    monkeypatch.setattr(loader, "_try_get_data", soon)
+    others = set(multiprocessing.active_children())
+    dataset = Dying(6)
     batches = Batches(Subset(dataset, range(6)), 3, shuffle=False, workers=1).epoch(0)
     next(batches)
-    time.sleep(0.6)  # it dies here, and nothing is raised
+    (worker,) = set(multiprocessing.active_children()) - others
+    dataset.may_die.set()
+    worker.join(20)
+    assert worker.exitcode == -signal.SIGKILL  # and nothing is raised
     with pytest.raises(TrainingError, match=r"^a process that loads the data died[^\n]*$"):
         next(batches)
 
