@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import socket
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -14,7 +13,6 @@ from tests.vathos.trainings import (
     STEPS_PER_EPOCH,
     PlainNet,
     TinyNet,
-    gather_in_a_process,
     read_curves,
     read_record,
     stop_at,
@@ -31,7 +29,6 @@ from vathos.utils.config import parse_config
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from multiprocessing.context import ForkServerContext
     from pathlib import Path
 
     from vathos.trainer import GPUTrainer
@@ -278,26 +275,6 @@ def test_fp16_scales_gradients_and_keeps_the_scale(
     trainer = make_trainer(state=state, config=config)
     assert trainer.scaler.get_scale() == state["scaler"]["scale"]
     assert math.isfinite(trainer.start_train()["loss"])
-
-
-def test_two_processes_gather_the_mean_over_all_samples_of_both(
-    processes: ForkServerContext,
-) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    results = processes.Queue()
-    started = [
-        processes.Process(target=gather_in_a_process, args=(rank, port, results)) for rank in (0, 1)
-    ]
-    for process in started:
-        process.start()
-    for process in started:
-        process.join()
-        assert process.exitcode == 0
-    mean = (10.0 * 2 + 1.0 * 4 + 3.0 * 1) / 7
-    for _ in started:
-        assert results.get() == dict.fromkeys(METRICS, pytest.approx(mean, rel=1e-15))
 
 
 def test_one_process_gathers_what_it_reads() -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 import torch._dynamo  # else each forked process imports it for its first optimiser
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
 from torch.utils.data import Dataset, Subset
 
 import vathos.model
@@ -20,8 +20,6 @@ from vathos.data_loader.batches import Batches
 from vathos.model import loss as L
 from vathos.runner import Runner
 from vathos.trainer import GPUTrainer, Progress, base_trainer, checkpoint
-from vathos.trainer.meter import METRICS, Meter
-from vathos.trainer.processes import current
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -70,12 +68,12 @@ class PlainNet(nn.Module):
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         depth, mask = self.body(x.double()).split(1, dim=1)
         return depth, mask
+
+
 def name_networks(patch: pytest.MonkeyPatch) -> None:
     """Let configurations and checkpoints name the networks above."""
     for network in (TinyNet, OtherNet, DropNet, PlainNet):
         patch.setattr(vathos.model, network.__name__, network, raising=False)
-
-
 
 
 def build_trainer(
@@ -202,15 +200,3 @@ def load_slowly(here: Connection) -> None:
     """What a process of the tests does: wait for batches that two processes make."""
     multiprocessing.set_start_method("fork", force=True)
     list(Batches(Subset(Slow(here), range(2)), 1, shuffle=False, workers=2).epoch(0))
-
-
-def gather_in_a_process(rank: int, port: int, results: Any) -> None:
-    """What each of two processes does: count batches of its own, and put the mean over both."""
-    distributed.init_process_group(
-        "gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2
-    )
-    meter = Meter(torch.device("cpu"))
-    for number, samples in [(1.0, 4), (3.0, 1)] if rank else [(10.0, 2)]:
-        meter.add(torch.full((len(METRICS),), number), samples)
-    results.put(meter.gather(current()))
-    distributed.destroy_process_group()
