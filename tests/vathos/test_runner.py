@@ -16,7 +16,7 @@ import torch
 import yaml
 
 from vathos.errors import ConfigError, DataError, UsageError
-from vathos.runner import Runner
+from vathos.runner import Runner, lock
 from vathos.train import main
 from vathos.utils import load_config
 from vathos.utils.config import read_config
@@ -161,11 +161,14 @@ def test_a_run_from_a_dict_with_a_relative_path_goes_on(
     assert relative["model_init"] == "nowhere.pt"
 
 
-HOLDER = """
-import sys, time
+# The lock alone: the package around it loads torch.
+HOLDER = f"""
+import importlib.util, sys, time
 from pathlib import Path
-from vathos.runner.lock import RunLock
-RunLock().take(Path(sys.argv[1]))
+spec = importlib.util.spec_from_file_location("lock", {lock.__file__!r})
+lock = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(lock)
+lock.RunLock().take(Path(sys.argv[1]))
 print("held", flush=True)
 time.sleep(60)
 """
