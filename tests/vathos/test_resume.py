@@ -95,24 +95,28 @@ def assert_same_runs(left: Path, right: Path) -> None:
     assert read_curves(left) == read_curves(right)
 
 
+FIRST_EPOCH = [("train", 1), ("train", 3), ("tested", 1), ("recorded", 1)]
+LATER = [("train", 5), ("half saved", 2), ("saved", 2), ("half saved", 3), ("saved", 3)]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("workers", [0, 2])
 def test_a_run_killed_again_and_again_ends_bit_for_bit_like_one_that_was_not(
-    tiny_set: Callable[..., Any], tmp_path: Path, processes: ForkServerContext, workers: int
+    tiny_set: Callable[..., Any], tmp_path: Path, processes: ForkServerContext
 ) -> None:
     tiny_set(n_bg=8).write()
     run_process(processes, everything("whole", tmp_path, 0))
-    killed = everything("killed", tmp_path, workers)
-    first = [("train", 1), ("train", 3), ("tested", 1), ("recorded", 1)]
-    later = [("train", 5), ("half saved", 2), ("saved", 2), ("half saved", 3), ("saved", 3)]
-    for moment in (*first, *later):
-        run_process(processes, killed, moment)
-    run_process(processes, killed)
-    assert_same_runs(tmp_path / "runs" / "whole", tmp_path / "runs" / "killed")
-    rows = read_record(tmp_path / "runs" / "killed")
-    assert [row["epoch"] for row in rows] == ["0", "1", "2"]
-    steps = [step for step, _ in read_curves(tmp_path / "runs" / "killed")["LR/lr_value"]]
-    assert steps == list(range(1, 10))
+    # Within the first epoch, within a later one, and between two.
+    few = [("train", 3), ("train", 5), ("saved", 2)]
+    for workers, moments in ((0, FIRST_EPOCH + LATER), (2, few)):
+        killed = everything(f"killed{workers}", tmp_path, workers)
+        for moment in moments:
+            run_process(processes, killed, moment)
+        run_process(processes, killed)
+        folder = tmp_path / "runs" / f"killed{workers}"
+        assert_same_runs(tmp_path / "runs" / "whole", folder)
+        assert [row["epoch"] for row in read_record(folder)] == ["0", "1", "2"]
+        steps = [step for step, _ in read_curves(folder)["LR/lr_value"]]
+        assert steps == list(range(1, 10))
 
 
 def seed_epochs(start: int, epochs: int) -> range:
