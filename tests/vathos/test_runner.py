@@ -343,6 +343,14 @@ def test_the_meaning_of_the_labels_goes_into_the_model_checkpoint(
     assert state["size"] == [16, 16]
 
 
+def test_a_damaged_record_of_what_the_labels_mean_is_named_before_training(
+    config: dict[str, Any], tiny_set: Callable[..., Any]
+) -> None:
+    tiny_set(quantity=["no", "record"]).write()
+    with pytest.raises(DataError, match=r"labels/depth_fg_bg_info\.json is damaged"):
+        Runner(config).setup_train()
+
+
 def test_fresh_removes_all_that_an_earlier_run_left(config: dict[str, Any], tmp_path: Path) -> None:
     Runner(changed(config, training={"epochs": 1, "keep_every": 1})).start_train()
     Runner(config, fresh=True).setup_train()

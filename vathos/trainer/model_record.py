@@ -6,11 +6,7 @@ the size it was trained on, and what a label of 1 means.
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any
-
-from depthgen.workspace import DEPTH_INFO_MEMBER
-from vathos.errors import DataError
 
 if TYPE_CHECKING:
     from torch import nn
@@ -22,12 +18,12 @@ __all__ = ["model_record", "picture_size"]
 
 def model_record(model: nn.Module, config: Config, dataset: Any) -> dict[str, Any]:
     """`model_name`, `model_args`, `size` [H, W] and `quantity`, a dict; the latter two are None
-    where the data set does not tell."""
+    where the data set does not tell. Raises `DataError` if what it tells is damaged."""
     return {
         "model_name": type(model).__name__,
         "model_args": dict(config.model.args),
         "size": picture_size(dataset),
-        "quantity": _quantity(dataset),
+        "quantity": getattr(dataset, "quantity", None),
     }
 
 
@@ -35,18 +31,3 @@ def picture_size(dataset: Any) -> list[int] | None:
     """[H, W] of the pictures, or None where the data set does not tell."""
     size = [getattr(dataset, side, None) for side in ("height", "width")]
     return None if None in size else [int(side) for side in size if side is not None]
-
-
-def _quantity(dataset: Any) -> dict[str, Any] | None:
-    """What the depth labels mean, as the archive of the labels says; None if it does not."""
-    archive = getattr(dataset, "archives", {}).get("depth_fg_bg")
-    if archive is None or DEPTH_INFO_MEMBER not in archive:
-        return None
-    try:
-        quantity = json.loads(bytes(archive[DEPTH_INFO_MEMBER]))
-    except ValueError as error:
-        raise DataError(
-            f"{DEPTH_INFO_MEMBER} in {dataset.paths['depth_fg_bg']} is not valid JSON; make the "
-            "labels again with depthgen depthmap --overwrite"
-        ) from error
-    return quantity if isinstance(quantity, dict) else None
