@@ -153,7 +153,11 @@ def evaluate(
     help="max doubles from 16 until one does not fit.",
 )
 @click.option("--models", metavar="NAME,NAME,…", help="[default: the configuration's]")
-@click.option("--size", type=int, help="Side in pixels.  [default: that of the archives, else 96]")
+@click.option(
+    "--size",
+    type=int,
+    help="Side in pixels.  [default: dataset.size, else that of the archives, else 96]",
+)
 @click.option(
     "--device",
     type=click.Choice(["auto", "GPU", "CPU"], case_sensitive=False),

@@ -166,6 +166,17 @@ def test_bench_reads_the_archives_in_the_settings_of_a_configuration(
 
 
 @pytest.mark.usefixtures("quick_roof")
+def test_bench_names_the_line_or_the_override_of_a_wrong_argument(
+    typed: Callable[..., Run], tmp_path: Path
+) -> None:
+    (tmp_path / "a.yaml").write_text("model: TinyNet\noptimizer:\n  type: SGD\n  args: {lrr: 1}\n")
+    few = ("a.yaml", "--batch-sizes", "2", "--steps", "1", "--size", "32", "--drawn")
+    assert "a.yaml:4: optimizer: SGD takes no argument lrr" in said(typed("bench", *few), 1)
+    overridden = typed("bench", *few, "optimizer.args={lrs: 1}")
+    assert "the command line: optimizer: SGD takes no argument lrs" in said(overridden, 2)
+
+
+@pytest.mark.usefixtures("quick_roof")
 def test_bench_shows_at_ctrl_c_what_there_is(
     typed: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
 ) -> None:

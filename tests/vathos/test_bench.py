@@ -11,6 +11,8 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from depthgen.workspace import Workspace
+from tests.vathos.trainings import TinyNet
 from vathos import bench as package
 from vathos.bench import Bench, BenchOptions, bench, bench_report, draw, memory, roof, timeline
 from vathos.bench.demand import count_demand
@@ -183,6 +185,30 @@ def test_without_archives_pictures_are_drawn_and_with_them_they_are_read(
     assert not (folder / "runs").exists()
 
 
+@pytest.mark.parametrize("place", ["ram", "disk"])
+def test_samples_are_decoded_as_in_a_first_epoch_wherever_a_run_would_keep_them(
+    place: str, tiny_set: Callable[..., TinySet], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tiny_set(size=SIDE).write().folder
+    monkeypatch.setattr("vathos.trainer.keeping.available_memory", lambda: 1)  # no room either
+    config = {"dataset": {"cache": place}}
+    for drawn in (False, True):
+        (row,) = run(folder, config=config, size=None, drawn=drawn, batch_sizes=(2,)).rows
+        assert row.problem is None
+    assert not Workspace(folder).cache.exists()
+
+
+@pytest.mark.parametrize("drawn", [True, False], ids=["drawn", "archives"])
+def test_pictures_that_the_network_cannot_take_are_refused(
+    drawn: bool, tiny_set: Callable[..., TinySet]
+) -> None:
+    folder = tiny_set(size=SIDE).write().folder
+    with pytest.raises(
+        DataError, match=r"are 20 x 20, .* multiple of 16; set dataset\.size to one"
+    ):
+        run(folder, config={"dataset": {"size": 20}}, size=None, drawn=drawn)
+
+
 def test_archives_that_were_asked_for_and_are_not_there_are_an_error(tmp_path: Path) -> None:
     with pytest.raises(DataError):
         run(tmp_path, drawn=False)
@@ -318,7 +344,16 @@ def test_the_report_is_an_aligned_table_with_what_it_ran_on(tmp_path: Path) -> N
     assert len(table) == 4
     assert all(len(a) == len(b) for a, b in pairwise(table))
     assert "float32, 32 × 32 px, drawn pictures" in bench_report(found)
-    assert json.loads(json.dumps(found.to_json()))["rows"][1]["batch_size"] == 4
+
+
+def test_json_has_what_was_counted_beside_what_was_timed(tmp_path: Path) -> None:
+    found = run(tmp_path)
+    row = json.loads(json.dumps(found.to_json()))["rows"][1]
+    demand = count_demand(TinyNet(), (SIDE, SIDE), None)
+    assert row["batch_size"] == 4
+    assert row["flop_per_sample"] == demand.flop
+    assert row["bytes_per_sample"] == demand.moved_by(4)
+    assert row["kept_per_sample"] == demand.kept
 
 
 def test_the_plot_is_a_png(tmp_path: Path) -> None:

@@ -193,6 +193,14 @@ def test_archives_that_changed_are_warned_of_once(
     ]
 
 
+def test_archives_of_a_size_that_the_network_cannot_take_are_refused(
+    run: Path, tiny_set: Callable[..., Any]
+) -> None:
+    tiny_set(size=20).write()
+    with pytest.raises(DataError, match=r"20 x 20, .* multiple of 16; set dataset\.size to one"):
+        evaluate(run, EvaluateOptions(device="cpu"))
+
+
 def test_archives_of_another_set_are_refused(run: Path, tiny_set: Callable[..., Any]) -> None:
     split = json.loads((run.parent / "split.json").read_text())
     for side in ("train_backgrounds", "test_backgrounds"):

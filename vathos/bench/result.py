@@ -83,6 +83,7 @@ class Row:
             "shares": self.shares,
             "flop_per_sample": self.demand.flop,
             "bytes_per_sample": self.demand.moved_by(self.batch_size),
+            "kept_per_sample": self.demand.kept,
             "flop_per_second": self.flop_per_s,
             "bytes_per_second": self.bytes_per_s,
             "of_roof": self.of_roof(roof),

@@ -19,11 +19,12 @@ from vathos.bench.options import DEFAULT_SIZE, BenchOptions
 from vathos.bench.result import Bench
 from vathos.bench.roof import measure_roof
 from vathos.bench.trial import Trial
-from vathos.data_loader.opening import open_dataset
+from vathos.data_loader.opening import check_size, open_dataset
 from vathos.errors import ConfigError
 from vathos.runner.parts import build_model
 from vathos.utils.config import parse_config
 from vathos.utils.device import choose_device, choose_precision
+from vathos.utils.schema import NamedConfig
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -98,19 +99,20 @@ def _measure(
 
 
 def _checked(config: dict[str, Any] | Config, options: BenchOptions) -> Config:
-    settings = parse_config(config).model_dump()
-    settings["device"] = options.device or settings["device"]
-    settings["dataset"]["size"] = options.size or settings["dataset"]["size"]
-    if settings["device"] == "TPU":
+    config = parse_config(config)
+    device, size = options.device or config.device, options.size or config.dataset.size
+    if device == "TPU":
         raise ConfigError("bench measures a GPU or the CPU, and device is TPU; add --device CPU")
-    return parse_config(settings)
+    # A copy, for it knows where each key was written.
+    dataset = config.dataset.model_copy(update={"size": size})
+    return config.model_copy(update={"device": device, "dataset": dataset})
 
 
 def _with_model(config: Config, name: str) -> Config:
     """With the arguments that the configuration has for it, if it is the configuration's."""
     if name == config.model.type:
         return config
-    return parse_config({**config.model_dump(), "model": name})
+    return config.model_copy(update={"model": NamedConfig(type=name)})
 
 
 def _open(config: Config, options: BenchOptions) -> Any:
@@ -119,7 +121,9 @@ def _open(config: Config, options: BenchOptions) -> Any:
     if drawn is None:
         drawn = not any(config.zip_dir.glob("fg_bg*.zip"))
     if drawn:
-        return DrawnPictures(config.dataset.size or DEFAULT_SIZE)
+        pictures = DrawnPictures(config.dataset.size or DEFAULT_SIZE)
+        check_size(pictures, "the drawn pictures")
+        return pictures
     return open_dataset(config)
 
 

@@ -14,7 +14,6 @@ from vathos.bench.memory import foretell
 from vathos.bench.result import Row
 from vathos.bench.timed import MOST_WARM_UP, TimedTrainer
 from vathos.runner.parts import build_parts
-from vathos.utils.config import parse_config
 from vathos.utils.memory import is_out_of_memory, peak, reset_peak
 
 if TYPE_CHECKING:
@@ -36,13 +35,9 @@ class Trial:
     """
 
     def __init__(self, config: Config, folder: str, batch_size: int, steps: int) -> None:
-        settings = config.model_dump()
-        settings.update(chkpt_dir=folder, log_dir=None, model_init=None, trackers=[])
-        settings["dataset"]["loader_args"]["batch_size"] = batch_size
         # Never reached: the trainer stops by itself, before the epoch does.
         self.most_steps = MOST_WARM_UP + steps + 1
-        settings["training"].update(epochs=None, steps=self.most_steps, checkpoint_every=None)
-        self.config = parse_config(settings)
+        self.config = _shortened(config, folder, batch_size, self.most_steps)
         self.steps = steps
         self.batch_size = batch_size
         self.samples = batch_size * self.config.training.accumulate
@@ -91,3 +86,23 @@ class Trial:
         generator = np.random.default_rng(self.config.seed)
         rows = generator.integers(len(dataset), size=self.most_steps * self.samples)
         return [int(row) for row in rows]
+
+
+def _shortened(config: Config, folder: str, batch_size: int, steps: int) -> Config:
+    """The same but for where the record goes, and how much is read and trained.
+
+    Nothing is kept between epochs, for there is no second one.
+    """
+    loading = config.dataset.loader_args.model_copy(update={"batch_size": batch_size})
+    dataset = {"cache": "none", "loader_args": loading}
+    length = {"epochs": None, "steps": steps, "checkpoint_every": None}
+    changed: dict[str, Any] = {
+        "chkpt_dir": folder,
+        "log_dir": None,
+        "model_init": None,
+        "trackers": [],
+        "dataset": config.dataset.model_copy(update=dataset),
+        "training": config.training.model_copy(update=length),
+    }
+    # A copy, for it knows where each key was written.
+    return config.model_copy(update=changed)
