@@ -281,6 +281,15 @@ def test_an_optimiser_without_a_fused_form_is_left_alone() -> None:
     assert "fused" not in optimizer.param_groups[0]
 
 
+@pytest.mark.parametrize(("name", "fused"), [("AdamW", True), ("SGD", True), ("Adagrad", None)])
+def test_on_a_gpu_an_optimiser_is_fused_if_every_torch_has_that_there(
+    name: str, fused: bool | None
+) -> None:
+    optimizer = getattr(torch.optim, name)(PlainNet().parameters(), lr=0.1)
+    fuse(optimizer, torch.device("cuda"))
+    assert optimizer.param_groups[0]["fused"] is fused
+
+
 @pytest.mark.parametrize("order", [torch.channels_last, torch.contiguous_format])
 @pytest.mark.parametrize("fused", [True, False])
 def test_an_optimiser_goes_on_in_another_form_and_memory_order(

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 __all__ = ["fuse", "load_optimizer", "model_to", "optimizer_to", "scheduler_to"]
 
 FUSED_ON = ("cuda", "cpu")
+# On CUDA too in the newest torch; in others their first step raises.
+FUSED_ON_CPU_ALONE = (torch.optim.Adagrad,)
 # How a group is computed, not what: these are the present optimiser's and never a checkpoint's.
 FORMS = ("fused", "foreach")
 
@@ -33,6 +35,8 @@ def fuse(optim: Optimizer, device: torch.device) -> None:
         for group in optim.param_groups
     )
     if device.type not in FUSED_ON or not free:
+        return
+    if device.type != "cpu" and isinstance(optim, FUSED_ON_CPU_ALONE):
         return
     for group in optim.param_groups:
         group["fused"] = True
