@@ -46,7 +46,9 @@ def final_weights(
     made = tiny_set().write()
     dataset = DenseDepth(made.folder, made.folder)
 
-    def run(kind: type[BaseTrainer], augmentation: nn.Module | None, precision: str) -> Any:
+    def run(
+        kind: type[BaseTrainer], augmentation: nn.Module | None, precision: str, **keys: Any
+    ) -> Any:
         torch.manual_seed(0)
         model = TinyNet()
         config = {
@@ -56,6 +58,7 @@ def final_weights(
             "precision": precision,
             "dataset": {"loader_args": {"batch_size": 4}},
             "training": {"epochs": 2, "accumulate": 2, "clip_norm": 1.0, "channels_last": False},
+            **keys,
         }
         optimizer = torch.optim.AdamW(model.parameters(), lr=0.01, foreach=False)
         subsets = Subset(dataset, range(12)), Subset(dataset, range(5, 14))
@@ -117,3 +120,21 @@ def test_several_processes_are_refused(
     monkeypatch.setattr(Processes, "size", 2)
     with pytest.raises(ConfigError, match="without torchrun"):
         final_weights(TPUTrainer, None, "float32")
+
+
+@pytest.mark.parametrize("key", ["compile", "channels_last"])
+def test_what_changes_nothing_on_a_tpu_is_a_warning(
+    final_weights: Callable[..., dict[str, Any]], caplog: pytest.LogCaptureFixture, key: str
+) -> None:
+    final_weights(TPUTrainer, None, "float32", training={"steps": 1})
+    assert caplog.messages == []
+    final_weights(TPUTrainer, None, "float32", training={"steps": 1, key: True})
+    (line,) = caplog.messages
+    assert line.startswith(f"training.{key} ")
+
+
+def test_keeping_samples_on_a_tpu_is_refused(
+    final_weights: Callable[..., dict[str, Any]],
+) -> None:
+    with pytest.raises(ConfigError, match=r"^dataset\.cache: device would [^\n]*$"):
+        final_weights(TPUTrainer, None, "float32", dataset={"cache": "device"})

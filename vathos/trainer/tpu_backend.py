@@ -1,8 +1,8 @@
 """The two libraries through which torch reaches a TPU, behind one set of verbs.
 
 PyTorch/XLA records the operations of a step and runs them when it is told that the step is over;
-TorchTPU, which takes its place in 2026, runs them as they come. The one rule: nothing outside this
-module names either of them.
+TorchTPU, its successor, runs them as they come. The one rule: nothing outside this module names
+either of them.
 """
 
 from __future__ import annotations
@@ -55,7 +55,8 @@ class TPUBackend(ABC):
 
 
 class TorchXLA(TPUBackend):
-    """PyTorch/XLA 2.9. Where there is no TPU it runs on XLA's CPU device, with a warning."""
+    """PyTorch/XLA 2.9. Where there is no TPU it runs on XLA's CPU device, with a warning; there it
+    is tested, and on a TPU it was never run."""
 
     autocast_type = "xla"
 
@@ -84,7 +85,7 @@ class TorchXLA(TPUBackend):
 
 
 class TorchTPU(TPUBackend):
-    """TorchTPU, whose device is `tpu`, with torch 2.11 to 2.15."""
+    """TorchTPU, whose device is `tpu`. It was never run: the tests put the CPU in its place."""
 
     autocast_type = "tpu"
 

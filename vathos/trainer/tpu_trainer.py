@@ -7,6 +7,7 @@ nothing pending from the one before.
 
 from __future__ import annotations
 
+import logging
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
 __all__ = ["TPUTrainer"]
 
+log = logging.getLogger(__name__)
+
 
 class TPUTrainer(BaseTrainer):
     """Trains on one core of the TPU of this machine, in bfloat16 unless `precision` says float32.
@@ -40,6 +43,14 @@ class TPUTrainer(BaseTrainer):
             raise ConfigError("device: TPU trains on one core; start it without torchrun")
         if self.config.precision == "fp16":
             raise ConfigError("precision: fp16 needs a CUDA GPU; use bf16, float32 or auto")
+        if self.config.dataset.cache == "device":
+            raise ConfigError(
+                "dataset.cache: device would have a TPU compile anew at each batch that is kept; "
+                "use ram, disk, none or auto"
+            )
+        for key in ("channels_last", "compile"):
+            if getattr(self.config.training, key) is True:
+                log.warning("training.%s is for GPUs and the CPU; on a TPU it changes nothing", key)
         device = self._backend.device()
         if self.config.precision == "float32":
             self._backend.multiply_in_float32()
