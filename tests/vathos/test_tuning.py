@@ -31,11 +31,12 @@ class Timing:
         self.saves = {"bf16": bf16, "channels-last": channels_last, "compiled": compiled}
         self.asked: list[str] = []
         self.broken = ""
+        self.says = "no compiler"
 
     def __call__(self, settings: StepSettings) -> float:
         self.asked.append(str(settings))
         if self.broken and self.broken in str(settings):
-            raise RuntimeError("no compiler\nand a long story")
+            raise RuntimeError(f"{self.says}\nand a long story")
         return 1.0 - sum(saved for word, saved in self.saves.items() if word in str(settings))
 
 
@@ -103,6 +104,17 @@ def test_a_way_that_has_no_room_is_left_out(tuner: Callable[..., Tuner]) -> None
     timing = Timing(bf16=-0.5)
     timing.broken = "float32"
     assert str(tuner(timing, compile=False).choose(LONG)) == "bf16 channels-last"
+
+
+def test_where_no_way_has_room_that_is_what_is_raised_and_each_is_named_once(
+    tuner: Callable[..., Tuner], caplog: pytest.LogCaptureFixture
+) -> None:
+    timing = Timing()
+    timing.broken, timing.says = "c", "CUDA out of memory. Tried to allocate 9 GiB"
+    with pytest.raises(torch.OutOfMemoryError):
+        tuner(timing, compile=False).choose(LONG)
+    assert len(timing.asked) == len(caplog.messages) == 4
+    assert all(line.endswith("out of memory") for line in caplog.messages)
 
 
 def test_compiling_that_is_asked_for_is_tried_in_a_short_run_too(

@@ -18,6 +18,7 @@ import torch
 
 from vathos.trainer.checkpoint import write_atomic
 from vathos.utils.device import choose_precision, device_name, synchronise
+from vathos.utils.memory import is_out_of_memory
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -93,10 +94,14 @@ class Tuner:
         )
         self._time_pass = time_pass
         self._seconds: dict[StepSettings, float] = {}
+        self._out_of_memory = False
 
     def choose(self, passes: int) -> StepSettings:
         """The settings for a run of so many forward passes: those that it began with, or measured
-        ones, or those of the rule: bf16 where the hardware has it, channels-last, not compiled."""
+        ones, or those of the rule: bf16 where the hardware has it, channels-last, not compiled.
+
+        Raises `torch.OutOfMemoryError` if none that were measured has room.
+        """
         best = self._read()
         if best is None:
             best = self._rule
@@ -110,8 +115,9 @@ class Tuner:
         return best
 
     def _measure(self, passes: int) -> StepSettings:
-        for way in self._ways():
-            self._time(way)
+        least = min([self._time(way) for way in self._ways()])
+        if least == math.inf and self._out_of_memory:
+            raise torch.OutOfMemoryError("a forward and a backward pass have no room in any way")
         best = self._fastest(self._rule)
         compiled = replace(best, compile=True)
         if self._asked["compile"] is True:
@@ -145,10 +151,9 @@ class Tuner:
                 # torch.compile's first line says whose error it passes on, and the next one what.
                 lines = [line for line in str(error).splitlines() if line and line[-1] != ":"]
                 reason = lines[0] if lines else type(error).__name__
-                log.warning(
-                    "a step cannot be computed in %s here (%s); it is computed in another way",
-                    *(settings, reason),
-                )
+                if is_out_of_memory(error):
+                    reason, self._out_of_memory = "out of memory", True
+                log.warning("%s is left out, for no step can be so computed: %s", settings, reason)
                 self._seconds[settings] = math.inf
         return self._seconds[settings]
 
