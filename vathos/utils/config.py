@@ -95,10 +95,10 @@ def read_config(
     return _validate(data, Places(str(path), lines))
 
 
-def parse_config(config: dict[str, Any] | Config, source: str = "the configuration") -> Config:
+def parse_config(config: dict[str, Any] | Config) -> Config:
     """Check a configuration given as a dict; relative paths are relative to the current directory.
 
-    Raises `ConfigError`, which calls the configuration `source`.
+    Raises `ConfigError`.
     """
     data = config.model_dump() if isinstance(config, Config) else copy.deepcopy(config)
     before = copy.deepcopy(data)
@@ -106,7 +106,7 @@ def parse_config(config: dict[str, Any] | Config, source: str = "the configurati
     _default_root(data, Path.cwd() / "data")
     if isinstance(config, Config) and data == before:
         return config
-    return _validate(data, Places(source))
+    return _validate(data, Places("the configuration"))
 
 
 def flatten(config: Config) -> dict[str, Any]:
