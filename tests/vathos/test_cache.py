@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import multiprocessing
 import os
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -13,21 +14,19 @@ import pytest
 import torch
 from torch.utils.data import Subset
 
-from tests.vathos.trainings import build_trainer, stop_at
+from tests.vathos.trainings import TinyNet, build_trainer, stop_at
 from vathos.data_loader import DenseDepth
 from vathos.data_loader.batches import Batches
 from vathos.data_loader.cache import Cache, layouts_of
 from vathos.data_loader.disk_cache import DiskCache
 from vathos.data_loader.members import Members
 from vathos.errors import ConfigError, DataError
-from vathos.trainer import keeping
+from vathos.trainer import GPUTrainer, keeping
 from vathos.trainer.checkpoint import load_checkpoint
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
-
-    from vathos.trainer import GPUTrainer
 
 KINDS = ("device", "ram", "disk")
 CPU = torch.device("cpu")
@@ -125,13 +124,27 @@ def test_a_cached_batch_has_the_values_types_and_memory_order_of_a_loaded_one(
         assert (taken[key].dtype, taken[key].stride()) == (value.dtype, value.stride())
 
 
-def test_processes_of_loading_end_when_all_is_in_the_cache(dataset: DenseDepth) -> None:
-    batches = Batches(Subset(dataset, range(8)), 4, workers=1)
+@pytest.mark.parametrize(
+    ("numbers", "order"),
+    [((0, 1), {}), ((1,), {"shuffle": False}), ((0, 1), {"shuffle": False, "drop_last": True})],
+    ids=["all", "the share of one process", "all but the rest"],
+)
+def test_processes_of_loading_end_when_all_is_in_the_cache(
+    dataset: DenseDepth, numbers: tuple[int, ...], order: dict[str, Any]
+) -> None:
+    batches = Batches(Subset(dataset, range(10)), 4, workers=1, **order)
     rows = batches.order.rows
     batches.keep_in(Cache(rows, layouts_of(dataset, rows, dataset.load_batch([0])), CPU))
-    before = [batch["fg_bg"] for batch in batches.epoch(0)]
-    assert batches._loader is None
-    after = [batch["fg_bg"] for batch in batches.epoch(0)]
+
+    def epoch() -> list[torch.Tensor]:
+        # As training takes them: so many, and never the end of the epoch.
+        loaded = batches.epoch(0, numbers)
+        return [next(loaded)["fg_bg"] for _ in numbers]
+
+    before = epoch()
+    assert len(multiprocessing.active_children()) == 1
+    after = epoch()
+    assert multiprocessing.active_children() == []
     assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
 
 
@@ -256,6 +269,48 @@ def test_auto_takes_memory_that_has_room_if_samples_are_visited_again(
         build_trainer(tmp_path, dataset, config=settings(dataset, "auto"), **training)
     (line,) = [record.getMessage() for record in caplog.records]
     assert said in line
+
+
+@pytest.mark.parametrize(("spare", "place"), [(10**6, "device"), (1000, "ram")])
+def test_auto_takes_half_of_what_a_step_leaves_free_on_the_device(
+    dataset: DenseDepth,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    spare: int,
+    place: str,
+) -> None:
+    monkeypatch.setattr(GPUTrainer, "spare", lambda trainer: spare)
+    with caplog.at_level(logging.INFO, "vathos"):
+        build_trainer(tmp_path, dataset, config=settings(dataset, "auto"))
+    assert f"dataset.cache: {place}, at most" in caplog.text
+
+
+def test_what_is_free_on_a_gpu_is_asked_for_after_a_step(
+    dataset: DenseDepth, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = build_trainer(tmp_path, dataset)
+    assert trainer.spare() == 0  # a CPU has no memory of its own
+    trainer.device = torch.device("cuda")
+    asked: list[str] = []
+    monkeypatch.setattr(trainer, "_pass", lambda network: lambda: asked.append("pass"))
+    monkeypatch.setattr("torch.cuda.mem_get_info", lambda device: (len(asked), 100))
+    assert trainer.spare() == 1
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+def test_what_a_step_takes_of_a_gpu_is_not_spare(dataset: DenseDepth, tmp_path: Path) -> None:
+    class Hungry(TinyNet):
+        def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            torch.empty(2**28, dtype=torch.uint8, device=x.device)
+            return super().forward(x)
+
+    trainer = build_trainer(
+        tmp_path, dataset, model=Hungry(), config={**settings(dataset, "none"), "device": "GPU"}
+    )
+    torch.cuda.empty_cache()
+    free = torch.cuda.mem_get_info(trainer.device)[0]
+    assert trainer.spare() <= free - 2**28
 
 
 def test_a_memory_without_room_is_one_sentence_or_the_next_best_thing(

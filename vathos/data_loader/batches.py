@@ -118,11 +118,6 @@ class Batches:
     def __len__(self) -> int:
         return len(self.order)
 
-    @property
-    def samples(self) -> int:
-        """Samples in one epoch."""
-        return min(len(self.order.rows), len(self.order) * self.order.batch_size)
-
     def epoch(self, epoch: int, numbers: Sequence[int] | None = None) -> Iterator[Batch]:
         """The batches of this epoch, or of them those of these numbers: what is left of it, or the
         share of one process of several."""
@@ -139,7 +134,10 @@ class Batches:
         # An epoch visits a row once, so what it will miss is known here, however far ahead the
         # workers decode.
         missing = [rows[~cache.has(rows)] for rows in plan]
-        loaded = self._load([rows for rows in missing if len(rows)])
+        needed = [rows for rows in missing if len(rows)]
+        if not needed:
+            self._loader = None  # and its processes end
+        loaded = self._load(needed)
         for rows, absent, at in zip(plan, missing, cache.places(plan), strict=True):
             if len(absent):
                 cache.put(absent, next(loaded))
@@ -147,8 +145,6 @@ class Batches:
             if len(damaged):
                 cache.put(damaged, self._dataset.load(damaged))
             yield cache.take(at)
-        if cache.has(self.order.rows).all():
-            self._loader = None  # and its processes end
 
     def _load(self, plan: Sequence[NDArray[np.int64]]) -> Iterator[Batch]:
         if not plan or not (self._workers or self._pin_memory):

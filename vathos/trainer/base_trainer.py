@@ -113,8 +113,9 @@ class BaseTrainer(OnDevice):
         begun_by = (state_dict or {}).get("processes", self.processes.size)
         self.plan = plan_run(training, len(self.train_batches), begun_by)
         self.epochs, self.steps = self.plan.epochs, self.plan.steps
-        keep(self.config, (self.train_batches, self.test_batches), self.device, self.epochs)
         self.settle(self.steps * training.accumulate)
+        batches = self.train_batches, self.test_batches
+        keep(self.config, batches, self.device, self.epochs, self.spare)
         self.average = None if training.ema is None else WeightAverage(model, training.ema)
         self.schedule = Schedule(self.config, optimizer, self.epochs, self.steps)
         self.monitor = Monitor(training)
@@ -192,8 +193,7 @@ class BaseTrainer(OnDevice):
         self.tested_model.eval()
         # BatchNorm's running statistics are those of each process's last batch; test what is kept.
         self.processes.broadcast(self.tested_model.buffers())
-        meter = Meter(self.device, TEST_METRICS)
-        clock = Clock()
+        meter, clock = Meter(self.device, TEST_METRICS), Clock()
         rank, size, total = self.processes.rank, self.processes.size, len(self.test_batches)
         batches = self.feed(self.test_batches.epoch(0, range(rank, total, size)))
         for done in range(size, total + size, size):
@@ -336,7 +336,7 @@ class BaseTrainer(OnDevice):
 
     def _logits(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
         pictures = torch.cat((batch["bg"], batch["fg_bg"]), dim=1)
-        # A convolution takes the order of its input, whatever that of its weights.
+        # As they are stored, pictures are channels-last, and a convolution is if either operand is.
         pictures = pictures.contiguous(memory_format=self.memory_order)
         try:
             with self.autocast():

@@ -24,6 +24,8 @@ from vathos.trainer.tuning import StepSettings, Tuner, arrange, time_passes
 from vathos.utils.device import setup_device
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch import Tensor
 
     from vathos.data_loader.dense_depth import Batch
@@ -52,7 +54,6 @@ class GPUTrainer(BaseTrainer):
 
     def setup(self) -> torch.device:
         device, self.device_ids = setup_device(self.model, self._target())
-        self.scaler = torch.amp.GradScaler(device.type, enabled=False)
         return device
 
     def settle(self, passes: int) -> None:
@@ -77,19 +78,32 @@ class GPUTrainer(BaseTrainer):
         self.settings = settings
         model = copy.deepcopy(self.model).train()
         network = arrange(model, settings, self.device)
+        try:
+            with torch.random.fork_rng(self.device_ids):
+                return time_passes(self._pass(network), self.device)
+        finally:
+            if settings.compile:
+                torch.compiler.reset()  # its graphs hold the memory that they ran in
+
+    def _pass(self, network: nn.Module) -> Callable[[], None]:
+        """What passes a batch of the run forward and backward and leaves no gradient."""
         stored = stored_batch(self._dataset, self.train_batches.order.batch(0, 0).tolist())
 
         def run() -> None:
             loss, _ = self._forward(network, stored, METRICS)
-            self.backward(loss)
-            model.zero_grad()
+            loss.backward()
+            network.zero_grad()
 
-        try:
-            with torch.random.fork_rng(self.device_ids):
-                return time_passes(run, self.device)
-        finally:
-            if settings.compile:
-                torch.compiler.reset()  # its graphs hold the memory that they ran in
+        return run
+
+    def spare(self) -> int:
+        if self.device.type != "cuda":
+            return 0
+        torch.cuda.empty_cache()
+        with torch.random.fork_rng(self.device_ids):
+            self._pass(copy.deepcopy(self.model).train())()
+        # torch holds what the pass took, for the steps to take again.
+        return torch.cuda.mem_get_info(self.device)[0]
 
     def _target(self) -> int | str:
         """The device as `setup_device` takes it: of several processes, each has its own GPU."""

@@ -1,6 +1,6 @@
 """Where decoded samples are kept between epochs: what `dataset.cache` names, or `auto` finds.
 
-The one rule: auto never takes what the rest of the run may need: half of what is free at most, and
+The one rule: auto takes half of what is free at most, on a GPU of what a step leaves free, and
 nothing for a run that would visit each sample once. What it takes is one line in the log.
 """
 
@@ -20,7 +20,7 @@ from vathos.errors import ConfigError
 from vathos.utils.memory import available_memory
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from vathos.data_loader.batches import Batches
     from vathos.data_loader.dense_depth import Batch
@@ -34,8 +34,16 @@ Place = Literal["device", "ram", "disk"]
 SHARE = 0.5  # of what is free that auto may take
 
 
-def keep(config: Config, batches: Sequence[Batches], device: torch.device, epochs: int) -> None:
+def keep(
+    config: Config,
+    batches: Sequence[Batches],
+    device: torch.device,
+    epochs: int,
+    spare: Callable[[], int] = lambda: 0,
+) -> None:
     """Have these batches keep their samples as `dataset.cache` says, in a run of so many epochs.
+
+    spare: gives the bytes that a step leaves free on the device, for auto alone.
 
     Raises `ConfigError` where what was named has no room, `DataError` where no file can be written.
     """
@@ -49,9 +57,9 @@ def keep(config: Config, batches: Sequence[Batches], device: torch.device, epoch
         log.info("dataset.cache: none, for each sample is trained on once")
         return
     size = _size(batches)
-    free_at: dict[Place, int] = {"device": _free_on(device), "ram": _free_here()}
+    free_at: dict[Place, Callable[[], int]] = {"device": spare, "ram": _free_here}
     for place, free in free_at.items():
-        if size > SHARE * free:
+        if size > SHARE * free():
             continue
         try:
             _keep_at(place, config, batches, device, size)
@@ -104,11 +112,6 @@ def _size(batches: Sequence[Batches]) -> int:
         total_bytes(layouts_of(each.dataset, np.unique(each.order.rows), _sample(each)))
         for each in batches
     )
-
-
-def _free_on(device: torch.device) -> int:
-    """Bytes free on a CUDA device; 0 for others, which are this memory or do not tell."""
-    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 0
 
 
 def _free_here() -> int:

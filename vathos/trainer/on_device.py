@@ -59,6 +59,11 @@ class OnDevice(ABC):
         """
         optimizer_to(self.optimizer, self.device)
 
+    def spare(self) -> int:
+        """Bytes that a step leaves free on the device; 0 where that is the host's memory, or where
+        nobody tells. Called once, after `settle`, by every process."""
+        return 0
+
     def feed(self, batches: Iterator[Batch]) -> Iterator[Batch]:
         """The batches as `place` takes them; a device may have them sent ahead of their step."""
         return batches
