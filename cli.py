@@ -87,6 +87,8 @@ def train(session: Session, /, config: Path, overrides: tuple[str, ...], fresh: 
     from vathos.utils.config import read_config
 
     with training_bar(session.quiet) as on_progress, joined() as processes:
+        if processes.writes and not session.quiet:
+            logging.getLogger("vathos").setLevel(logging.INFO)  # what `auto` has chosen
         settings = read_config(config, overrides, default_root=session.root.resolve())
         runner = Runner(settings, on_progress, fresh)
         metrics = runner.start_train()

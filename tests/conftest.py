@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import subprocess
@@ -52,6 +53,7 @@ def typed(
 
     def run(*arguments: str | Path) -> Run:
         capsys.readouterr()
+        logging.getLogger("vathos").setLevel(logging.NOTSET)  # as in a process of its own
         command = ["depthgen", *map(str, arguments)]
         monkeypatch.setattr(sys, "argv", command)
         code = cli._run(Session())

@@ -14,15 +14,19 @@ from tests.command_line import said
 
 torch = pytest.importorskip("torch")
 
+import vathos.model  # noqa: E402
 from tests.vathos.checkpoints import save_checkpoint, save_run  # noqa: E402
 from tests.vathos.conftest import TinySet  # noqa: E402
-from tests.vathos.trainings import name_networks  # noqa: E402
+from tests.vathos.trainings import TinyNet, name_networks  # noqa: E402
 from vathos.bench import roof  # noqa: E402
 from vathos.bench.trial import Trial  # noqa: E402
+from vathos.trainer.checkpoint import load_checkpoint  # noqa: E402
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
+
+    from torch import Tensor
 
     from tests.conftest import Run
 
@@ -61,6 +65,7 @@ def test_train_evaluate_predict_one_after_the_other(
     trained = depthgen("train", config(tmp_path))
     assert trained.returncode == 0, trained.stderr
     assert "batch_size is 32, but there are" in trained.stderr  # more than the set has
+    assert "dataset.cache: none" in trained.stderr  # what auto has chosen
     checkpoint = tmp_path / "W" / "runs" / "a" / "model_checkpoint.pt"
     for table in (trained, typed("evaluate", checkpoint, "--samples", "4")):
         assert table.returncode == 0, table.stderr
@@ -194,6 +199,38 @@ def test_bench_shows_at_ctrl_c_what_there_is(
     assert "| TinyNet |     2 |" in result.stdout
     assert "bench.png" in result.stdout
     assert "Stopped; this is" in result.stderr
+
+
+def test_train_says_what_it_chose_unless_it_is_to_be_quiet(
+    typed: Callable[..., Run], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    archives(tmp_path / "W")
+    written = config(tmp_path, model="TinyNet", dataset={"loader_args": {"batch_size": 4}})
+    assert typed("-q", "-w", "W", "train", written, "name=quiet").returncode == 0
+    assert caplog.messages == []
+    assert typed("-w", "W", "train", written).returncode == 0
+    assert caplog.messages == ["dataset.cache: none, for each sample is trained on once"]
+
+
+def test_a_step_without_room_is_one_sentence_and_the_last_checkpoint_stays(
+    typed: Callable[..., Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint = archives(tmp_path / "W") / "runs" / "a" / "train_checkpoint.pt"
+
+    class Growing(TinyNet):
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            if checkpoint.exists():
+                torch.empty(2**50, dtype=torch.uint8)  # more than any memory has
+            return super().forward(x)
+
+    monkeypatch.setattr(vathos.model, "Growing", Growing, raising=False)
+    sizes = {"loader_args": {"batch_size": 4}}
+    written = config(tmp_path, model="Growing", dataset=sizes, training={"epochs": 2})
+    sentence = said(typed("-q", "-w", "W", "train", written), 1)
+    assert "batch_size 4; lower it" in sentence
+    assert "dataset.cache: none" in sentence
+    assert load_checkpoint(checkpoint)["epoch"] == 1
+    assert "dataset.cache" not in said(typed("-w", "W", "train", written, "dataset.cache=none"), 1)
 
 
 # --- a wrong configuration ------------------------------------------------------------------------

@@ -249,6 +249,24 @@ def test_a_name_that_does_not_exist_offers_the_nearest(
         Runner(changed(config, **change)).setup_train()
 
 
+@pytest.mark.parametrize(
+    ("section", "loss", "reason"),
+    [
+        ("depth_loss", {"type": "RMSELoss", "args": {"eps": "abc"}}, "RMSELoss cannot be computed"),
+        ("seg_loss", {"type": "BCEWithLogitsLoss", "args": {"reduction": "none"}}, "only for scal"),
+    ],
+)
+def test_a_loss_that_would_fail_at_its_first_step_is_refused_before_with_its_line(
+    config: dict[str, Any], tmp_path: Path, section: str, loss: dict[str, Any], reason: str
+) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump({**config, section: loss}, sort_keys=False))
+    line = path.read_text().splitlines().index("  args:") + 1
+    with pytest.raises(ConfigError, match=rf"config\.yaml:{line}: {section}: .*{reason}"):
+        Runner(read_config(path)).setup_train()
+    assert not (tmp_path / "checkpoints" / "run" / "config.yaml").exists()
+
+
 def test_a_size_that_the_network_cannot_take_is_refused(
     config: dict[str, Any], tiny_set: Callable[..., Any]
 ) -> None:

@@ -55,7 +55,7 @@ class Trial:
         """
         about = (self.config.model.type, self.batch_size, self.samples, demand)
         reset_peak(device)
-        parts = build_parts(self.config)
+        parts = build_parts(self.config, (dataset.height, dataset.width))
         if device.type == "cpu":
             weights = sum(each.nbytes for each in parts.model.parameters())
             problem = foretell(demand, self.batch_size, weights)

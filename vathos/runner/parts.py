@@ -11,13 +11,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torch
 from torch import nn
 
 from vathos import model as models
 from vathos.data_loader import augmentation as augmentations
 from vathos.model import loss as losses
 from vathos.trainer.checkpoint import load_checkpoint, load_model_state
-from vathos.utils.instances import InstanceError, find_constructor, get_instance_v2, written_in
+from vathos.utils.instances import (
+    WRONG_ARGUMENT,
+    InstanceError,
+    find_constructor,
+    get_instance_v2,
+    written_in,
+)
 from vathos.utils.parameters import build_optimizer
 
 if TYPE_CHECKING:
@@ -42,14 +49,16 @@ class Parts:
     augmentation: nn.Module | None
 
 
-def build_parts(config: Config) -> Parts:
-    """Build them in the order in which they draw random numbers. Raises `ConfigError`, and
-    `CheckpointError` for a `model_init` that does not fit."""
+def build_parts(config: Config, size: tuple[int, int]) -> Parts:
+    """Build them in the order in which they draw random numbers, for pictures of `size`, (H, W).
+
+    Raises `ConfigError`, and `CheckpointError` for a `model_init` that does not fit.
+    """
     model = build_model(config)
     return Parts(
         model=model,
         optimizer=build_optimizer(model, config),
-        criteria=(_build(config, "seg_loss", losses), _build(config, "depth_loss", losses)),
+        criteria=(_build_loss(config, "seg_loss", size), _build_loss(config, "depth_loss", size)),
         augmentation=_build(config, "augmentation", augmentations) if config.augmentation else None,
     )
 
@@ -65,6 +74,21 @@ def build_model(config: Config) -> nn.Module:
     else:
         log.warning("model_init: %s does not exist; the weights start at random", path)
     return model
+
+
+def _build_loss(config: Config, section: str, size: tuple[int, int]) -> nn.Module:
+    """A loss that has been computed once: some take any argument, and fail where they use it, which
+    would be after the run has begun."""
+    loss, named = _build(config, section, losses), getattr(config, section)
+    logits = torch.zeros((1, 1, *size), requires_grad=True)
+    with written_in(config.places, section):
+        try:
+            loss(logits, torch.zeros_like(logits)).backward()
+        except WRONG_ARGUMENT as error:
+            raise InstanceError(
+                f"{named.type} cannot be computed with {named.args}: {error}", "args"
+            ) from error
+    return loss
 
 
 def _build(config: Config, section: str, module: ModuleType) -> nn.Module:

@@ -29,6 +29,7 @@ from vathos.trainer.checkpoint import (
     write_atomic,
 )
 from vathos.trainer.event_files import EVENT_FILES
+from vathos.trainer.health import large_batches_named
 from vathos.trainer.processes import current
 from vathos.trainer.run_log import METRICS_FILE
 from vathos.trainer.trackers import TRACKERS_FILE
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from vathos.trainer import BaseTrainer, Processes, Progress
+    from vathos.trainer import BaseTrainer, Progress
 
 __all__ = ["Runner"]
 
@@ -73,12 +74,12 @@ class Runner:
     config: a dict as `vathos.utils.load_config` returns it, or the checked `Config`.
     on_progress: called with a `vathos.trainer.Progress` now and then.
     fresh: throw away what the run folder holds of an earlier run of this name.
-    processes: those that train together, by default the ones that have `joined`. Each makes its own
-    `Runner` and calls the same methods; `on_progress` is called in the one that writes.
+    Of several processes that have `joined`, each makes its own `Runner` and calls the same methods;
+    `on_progress` is called in the one that writes.
 
     After `setup_train` there are `dataset`, `split`, `train_rows` and `test_rows` (rows of the data
-    set), `model` and `trainer`. Raises `ConfigError`, `DataError`, `CheckpointError`, and
-    `ArchiveError` for a damaged archive.
+    set), `model` and `trainer`. Raises `ConfigError`, `DataError`, `CheckpointError`,
+    `TrainingError`, also where memory does not suffice, and `ArchiveError` for a damaged archive.
     """
 
     def __init__(
@@ -86,7 +87,6 @@ class Runner:
         config: dict[str, Any] | Config,
         on_progress: Callable[[Progress], None] | None = None,
         fresh: bool = False,
-        processes: Processes | None = None,
     ) -> None:
         if fresh and int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0")):
             raise UsageError(
@@ -94,7 +94,7 @@ class Runner:
                 "--max-restarts, or choose another name"
             )
         self.config = parse_config(config)
-        self.processes = current() if processes is None else processes
+        self.processes = current()
         self.on_progress = on_progress
         self.fresh = fresh
         self.trainer: BaseTrainer | None = None
@@ -111,7 +111,8 @@ class Runner:
         The run folder is locked from here to the end of `start_train`, or of the process.
         """
         try:
-            self._setup_train()
+            with large_batches_named(self.config):
+                self._setup_train()
         except BaseException:
             self._lock.release()
             raise
@@ -125,7 +126,7 @@ class Runner:
         self.train_rows, self.test_rows = self._rows()
         # All that a checkpoint holds, so that a run killed before its first one begins as it began.
         seed_all(self.config.seed)
-        parts = build_parts(self.config)
+        parts = build_parts(self.config, (self.dataset.height, self.dataset.width))
         self.model = parts.model
         checkpoint = self.processes.share(self._load_checkpoint)
         trainer = TPUTrainer if self.config.device == "TPU" else GPUTrainer
@@ -153,7 +154,8 @@ class Runner:
         if self.processes.writes:
             self._lock.take(self.run_folder)
         try:
-            return self.trainer.start_train()
+            with large_batches_named(self.config):
+                return self.trainer.start_train()
         finally:
             self._lock.release()
 

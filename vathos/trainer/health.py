@@ -1,4 +1,4 @@
-"""Losses and weights that are no numbers, and batches too small to train on, named to the person.
+"""Losses and weights that are no numbers, and batches too small or too large, named to the person.
 
 The one rule: looking for them makes no step wait; the device is asked where it is asked anyway, at
 the log interval and before a checkpoint, so that none with bad weights replaces a good one.
@@ -7,21 +7,25 @@ the log interval and before a checkpoint, so that none with bad weights replaces
 from __future__ import annotations
 
 import math
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import torch
 
 from vathos.errors import TrainingError
 from vathos.trainer.checkpoint import TRAIN_CHECKPOINT
+from vathos.utils.memory import is_out_of_memory
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from torch import Tensor, nn
 
     from vathos.data_loader.batches import Batches
+    from vathos.utils.schema import Config
 
-__all__ = ["Health", "small_batch_error"]
+__all__ = ["Health", "large_batches_named", "small_batch_error"]
 
 ONE_VALUE = "more than 1 value per channel"
 
@@ -85,3 +89,20 @@ def small_batch_error(error: ValueError, pictures: Tensor) -> Exception:
         "the network that is one number a channel; raise dataset.loader_args.batch_size, or train "
         "on larger pictures"
     )
+
+
+@contextmanager
+def large_batches_named(config: Config) -> Iterator[None]:
+    """Raise `TrainingError` in place of an error for want of memory."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        kept = config.dataset.cache != "none"
+        without = ", or try dataset.cache: none, with which this run goes on" if kept else ""
+        raise TrainingError(
+            "the memory has no room for a step of dataset.loader_args.batch_size "
+            f"{config.dataset.loader_args.batch_size}; lower it, under another name or with "
+            f"--fresh{without}"
+        ) from error
