@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,15 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[1]
 Run = subprocess.CompletedProcess[str]
+
+
+def pytest_configure() -> None:
+    with suppress(ImportError):  # what tests the TPU's trainer is installed without it
+        from hypothesis import settings
+
+        # Its 200 ms an example are wall-clock time, which a busy machine takes for anything.
+        settings.register_profile("any machine", deadline=None)
+        settings.load_profile("any machine")
 
 
 @pytest.fixture(scope="session", autouse=True)

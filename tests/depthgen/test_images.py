@@ -12,7 +12,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -247,7 +247,6 @@ def test_a_mask_that_unpacks_to_more_than_its_size_costs_no_memory() -> None:
 
 
 @given(shapes, st.integers(0, 2**32))
-@settings(deadline=None)
 def test_masks_are_what_pillow_reads_and_we_do(shape: tuple[int, int], seed: int) -> None:
     mask = np.random.default_rng(seed).integers(0, 3, shape, np.uint8)
     data = images.encode_mask(mask)
@@ -261,7 +260,6 @@ def test_masks_are_what_pillow_reads_and_we_do(shape: tuple[int, int], seed: int
 
 
 @given(shapes, st.sampled_from([None, 3, 4]), st.integers(0, 2**32))
-@settings(deadline=None)
 def test_png_gives_back_every_pixel(
     shape: tuple[int, int], channels: int | None, seed: int
 ) -> None:

@@ -23,7 +23,7 @@ def pack(members: dict[str, bytes]) -> Block:
     return Block.pack([(name, data, crc32(data)) for name, data in members.items()])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(members=st.dictionaries(NAMES, st.binary(max_size=40), max_size=9), cuts=st.data())
 def test_a_block_writes_what_its_members_write_one_by_one(
     tmp_path_factory: pytest.TempPathFactory, members: dict[str, bytes], cuts: st.DataObject

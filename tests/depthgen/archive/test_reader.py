@@ -16,7 +16,7 @@ from zlib import crc32
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from depthgen.archive import Archive, ArchiveError, ArchiveWriter, files_of, shard_path
@@ -39,7 +39,6 @@ def agrees_with_zipfile(path: Path) -> None:
 
 
 @given(members, st.binary(max_size=100), st.binary(max_size=60), st.booleans())
-@settings(deadline=None)
 def test_archives_made_by_zipfile_read_alike(
     contents: dict[str, tuple[bytes, bool]], stub: bytes, comment: bytes, streamed: bool
 ) -> None:

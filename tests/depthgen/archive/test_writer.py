@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from zlib import crc32
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from depthgen.archive import Archive, ArchiveError, ArchiveWriter, Block
@@ -51,7 +51,6 @@ def write(path: Path, members: Mapping[str, bytes]) -> bytes:
 
 
 @given(contents)
-@settings(deadline=None)
 def test_zipfile_and_archive_give_back_what_was_added(members: dict[str, bytes]) -> None:
     with TemporaryDirectory() as name:
         path = Path(name) / "a.zip"

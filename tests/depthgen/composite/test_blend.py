@@ -24,7 +24,7 @@ def pillow_paste(
     return np.asarray(picture)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(data=st.data())
 def test_paste_equals_pillow_for_every_pixel(data: st.DataObject) -> None:
     side = data.draw(st.integers(1, 48))

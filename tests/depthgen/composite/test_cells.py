@@ -14,7 +14,7 @@ from depthgen import images
 from depthgen.composite.cells import CellEncoder, blocks_in_a_cell
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(data=st.data())
 def test_spliced_pictures_are_byte_identical_to_encoding_all_of_them(data: st.DataObject) -> None:
     side = data.draw(st.sampled_from([1, 8, 15, 16, 17, 48, 64, 96, 150, 192, 200, 272]))

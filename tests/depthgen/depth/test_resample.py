@@ -39,7 +39,7 @@ def matrices(pictures: NDArray[np.uint8], target: tuple[int, int]) -> NDArray[np
     return found.permute(0, 2, 3, 1).numpy()
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(source=SIZES, target=SIZES, seed=st.integers(0, 2**32 - 1))
 def test_bicubic_is_pillows_bit_by_bit_columns_before_rows(
     source: tuple[int, int], target: tuple[int, int], seed: int
@@ -61,7 +61,7 @@ def test_bicubic_to_the_networks_input_is_pillows_where_overshoot_is_clipped(
     assert np.array_equal(matrices(pictures, (480, 640)), pillow(pictures, (480, 640)))
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(source=SIZES, target=SIZES, seed=st.integers(0, 2**32 - 1))
 def test_resize_is_scikit_images(
     source: tuple[int, int], target: tuple[int, int], seed: int

@@ -67,7 +67,7 @@ def test_a_board_in_an_editors_tones_is_seen(cell: int, tones: tuple[int, int]) 
     assert has_painted_checkerboard(as_jpeg(picture, 70))
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(
     cell=st.integers(8, 40),
     at=st.tuples(st.integers(0, 80), st.integers(0, 80)),

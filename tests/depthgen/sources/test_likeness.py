@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import imagehash
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -165,7 +165,6 @@ def test_scipy_is_not_loaded_with_the_module() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-@settings(deadline=None)
 @given(st.lists(HEX, max_size=12), st.data())
 def test_nearest_is_what_a_search_one_by_one_finds(
     fingerprints: list[str], data: st.DataObject

@@ -121,7 +121,7 @@ pieces = st.sampled_from(
 addresses = st.one_of(st.text(), st.text().map("http://".__add__), st.lists(pieces).map("".join))
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(address=addresses)
 @example("http://[")
 def test_no_address_gets_anything_but_a_refusal(address: str) -> None:
@@ -133,7 +133,7 @@ def test_no_address_gets_anything_but_a_refusal(address: str) -> None:
         refusal(fetcher, address)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(location=st.text(st.characters(max_codepoint=255, exclude_characters="\r\n"), max_size=40))
 @example("http://[")
 def test_no_location_gets_anything_but_bytes_or_a_refusal(location: str) -> None:
