@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import time
 import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,11 +16,12 @@ from PIL import Image
 
 from depthgen import images
 from depthgen.archive import Archive, ArchiveWriter, shard_path
-from depthgen.depth import DepthmapOptions, prepare, run
-from depthgen.depth.layered import backgrounds_with_depth, plane_depth
+from depthgen.depth import DepthmapOptions, layered_plan, prepare, run
+from depthgen.depth.layered import LayeredLabeller, backgrounds_with_depth, plane_depth
 from depthgen.depth.quantity import quantise, to_metres
 from depthgen.errors import OptionsError, StageError
 from depthgen.workspace import DEPTH_INFO_MEMBER, Member, Workspace, sample_member
+from tests.depthgen.depth.clock import Clock
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -270,13 +270,26 @@ def test_float_labels_are_the_label_itself_and_all_readers_take_them(tmp_path: P
             assert np.all(np.abs(label * 255 - level - 0.5) <= 0.5 + 1e-5), name
 
 
-def test_a_forecast_is_near_the_truth_and_writes_nothing(tmp_path: Path) -> None:
+def test_a_forecast_is_near_the_truth_and_writes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock, label = Clock(), LayeredLabeller.__call__
+
+    def slow(labeller: LayeredLabeller, unit: tuple[int, int, int]) -> Any:
+        clock.sleep(0.03 * (unit[2] - unit[1]))
+        return label(labeller, unit)
+
+    monkeypatch.setattr(layered_plan, "time", clock)
+    monkeypatch.setattr(LayeredLabeller, "__call__", slow)
     workspace = make_workspace(tmp_path, samples=300)
     before = sorted(tmp_path.rglob("*"))
     plan = prepare(workspace, DepthmapOptions(workers=1))
     forecast = plan.forecast()
     assert sorted(tmp_path.rglob("*")) == before
-    began = time.perf_counter()
-    run(workspace, DepthmapOptions(workers=1, batch=600), plan=plan)
     assert forecast.samples == 600
-    assert 0.3 * forecast.seconds < time.perf_counter() - began < 3 * forecast.seconds + 1
+    assert clock.now < 4, "it times a few samples only"
+    began = clock.now
+    run(workspace, DepthmapOptions(workers=1, batch=600), plan=plan)
+    assert clock.now - began == pytest.approx(forecast.seconds, rel=0.01)
+    shared = prepare(workspace, DepthmapOptions(workers=2)).forecast()
+    assert shared.seconds == pytest.approx(forecast.seconds / 2, rel=0.01)

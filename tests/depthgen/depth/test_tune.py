@@ -15,6 +15,7 @@ from depthgen.depth.run import DepthmapOptions, run
 from depthgen.depth.tune import choose_batch, choose_precision, measure_full_scale
 from depthgen.errors import OptionsError, StageError
 from tests.depthgen.depth import composites
+from tests.depthgen.depth.clock import Clock
 from tests.depthgen.depth.composites import (
     Formula,
     FormulaNetwork,
@@ -31,20 +32,6 @@ if TYPE_CHECKING:
 
 CPU = torch.device("cpu")
 LEVEL = 1 / 255
-
-
-class Clock:
-    """Time that passes where a network says so, however busy the machine is."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def sleep(self, seconds: float) -> None:
-        self.now += seconds
-
-    def perf_counter(self) -> float:
-        self.now += 1e-6
-        return self.now
 
 
 @pytest.fixture
@@ -93,19 +80,30 @@ def test_the_fastest_faithful_precision_is_chosen(
 
 
 @pytest.mark.usefixtures("clock")
-@pytest.mark.parametrize("share", [0.004, 0.02])
-def test_a_hundredth_of_the_pixels_may_be_two_levels_off(share: float) -> None:
+@pytest.mark.parametrize(
+    ("share", "levels", "chosen"),
+    [
+        (0.0098, 2, "bf16"),
+        (0.0102, 2, "float32"),
+        (0.0009, 5, "bf16"),
+        (0.0011, 5, "float32"),
+    ],
+)
+def test_a_hundredth_of_the_pixels_may_be_two_levels_off_and_a_thousandth_more(
+    share: float, levels: int, chosen: str
+) -> None:
     class Speckled(Formula):
         def __call__(self, pictures: torch.Tensor) -> torch.Tensor:
             values = super().__call__(pictures).flatten()
-            values[: int(share * len(values))] += 2 * LEVEL
+            values[: int(share * len(values))] += levels * LEVEL
             return values.view(pictures.shape[:3])
 
-    pictures = np.random.default_rng(0).integers(0, 200, (1, 64, 64, 3), np.uint8)
+    pictures = np.random.default_rng(0).integers(0, 200, (1, 100, 100, 3), np.uint8)
     networks: dict[str, Formula] = {"float32": Formula(a_picture_s=0.01), "bf16": Speckled("bf16")}
     found, compared = choose_precision(networks.__getitem__, CPU, pictures)
-    assert compared[1].within_two == 1.0
-    assert found.precision == ("bf16" if share < 0.01 else "float32")
+    assert compared[1].within_one == pytest.approx(1 - share)
+    assert compared[1].within_two == pytest.approx(1 - share if levels > 2 else 1)
+    assert found.precision == chosen
 
 
 def test_a_precision_without_kernels_or_that_overflows_is_passed_over(
@@ -155,6 +153,7 @@ def test_a_network_that_gives_nothing_above_0_is_refused(pictures: np.ndarray[An
         measure_full_scale(Formula(full_scale=None, off=-9), pictures)
 
 
+@pytest.mark.usefixtures("clock")
 def test_what_was_found_stands_in_the_manifest_and_is_not_measured_again(tmp_path: Path) -> None:
     workspace = make_composites(tmp_path)
     relative: dict[str, Any] = {"full_scale": None, "quantity": "inverse_depth_relative"}
