@@ -99,5 +99,5 @@ def depth_agreement(
     masks = masks or session.workspace.archive("fg_bg_mask")
     found = stage.run(first, second, masks, asked, session.progress("depth-agreement"))
     click.echo(json.dumps(found.to_json(), indent=2) if as_json else found.table())
-    if asked.picture is not None:
+    if asked.picture is not None and not as_json:
         session.say(f"  {asked.picture}")

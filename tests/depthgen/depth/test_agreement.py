@@ -14,15 +14,20 @@ from PIL import Image
 
 from depthgen import images
 from depthgen.archive import ArchiveWriter, shard_path
+from depthgen.depth import agreement_picture
 from depthgen.depth.agreement import Agreement, AgreementOptions, run
 from depthgen.depth.agreement_sums import fit, zones
 from depthgen.errors import OptionsError, StageError
 from depthgen.workspace import DEPTH_INFO_MEMBER, Member, sample_member
+from tests.command_line import said
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from numpy.typing import NDArray
+
+    from tests.conftest import Run
 
 SIDE = 20
 METRES = {"quantity": "depth_m", "scale_m": 10.0, "bits": 8, "model": "layered", "size": SIDE}
@@ -259,6 +264,27 @@ def test_a_picture_is_drawn_and_is_the_same_each_time(tmp_path: Path, infos: Any
     with Image.open(options.picture) as picture:
         assert picture.width > 800
         assert len(picture.getcolors(1 << 24) or ()) > 100
+
+
+def test_the_command_prints_the_table_or_json_and_draws_where_it_is_told(
+    tmp_path: Path, typed: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(agreement_picture, "draw", lambda *_: b"a picture")
+    a = write(tmp_path / "a.zip", labels(9, "uint8", 1), METRES)
+    b = write(tmp_path / "b.zip", labels(9, "uint8", 2), METRES)
+    masks = write(tmp_path / "W" / "fg_bg_mask.zip", discs(9))
+    command = ("-w", "W", "depth-agreement", a, b, "--workers", "1")
+    table = typed(*command, "--picture", "drawn.png", "--worst", "2")
+    assert (table.returncode, table.stderr) == (0, "")
+    expected = run(a, b, masks, AgreementOptions(worst=2, workers=1))
+    assert table.stdout == f"{expected.table()}\n  drawn.png\n"
+    assert (tmp_path / "drawn.png").read_bytes() == b"a picture"
+    whole = run(a, b, masks, ONE)
+    found = json.loads(typed(*command, "--json", "--picture", "drawn.png").stdout)
+    assert found == json.loads(json.dumps(whole.to_json()))
+    masks.rename(tmp_path / "others.zip")
+    assert "fg_bg_mask.zip is missing" in said(typed(*command), 1)
+    assert typed(*command, "--masks", "others.zip").stdout == f"{whole.table()}\n"
 
 
 def test_a_mask_without_white_leaves_its_regions_empty(tmp_path: Path) -> None:
