@@ -16,36 +16,46 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pytest
 
-from depthgen import resize, stats, verify
+from depthgen import images, resize, stats, verify
 from depthgen.archive import Archive
 from depthgen.composite import CompositeOptions
 from depthgen.composite import run as composite
 from depthgen.depth import DepthmapOptions, prepare, run
+from depthgen.depth.choose import Network
 from depthgen.depth.densedepth_layout import TORCH_EPSILON, Layout
 from depthgen.errors import OptionsError, StageError
 from depthgen.prepare import crop, mask
 from depthgen.retype import retype
 from depthgen.sources import studio
 from depthgen.workspace import DEPTH_INFO_MEMBER, Workspace
+from tests.command_line import said
 from tests.conftest import ROOT
-from tests.depthgen.depth.composites import make_composites, write_densedepth, write_onnx
+from tests.depthgen.depth.composites import (
+    Formula,
+    make_composites,
+    write_densedepth,
+    write_onnx,
+)
 from tests.depthgen.depth.test_pipeline import labels_of
 from vathos.data_loader.dense_depth import DenseDepth
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    Depthgen = Callable[..., subprocess.CompletedProcess[str]]
+    from tests.conftest import Run
 
-METRES = ("--quantity", "depth_m")
+    Typed = Callable[..., Run]
+
+DEPTHMAP = ("depthmap", "--model", "onnx", "--quantity", "depth_m", "--weights")
 LAYOUT = Layout((1, 2, 2, 1), 56, False, True, TORCH_EPSILON)
-# Has the network take its time, so that there is some to be killed in.
+# Has the network take its time, and more with more pictures: whatever forward batch is the fastest
+# here, the labels take four seconds and there is some to be killed in.
 SLOWLY = """
 import time
 from depthgen.depth import onnx_model
 real = onnx_model.OnnxEstimator.__call__
 def slow(self, pictures):
-    time.sleep(0.03)
+    time.sleep(0.02 + 0.01 * len(pictures))
     return real(self, pictures)
 onnx_model.OnnxEstimator.__call__ = slow
 """
@@ -75,13 +85,11 @@ def info_of(workspace: Workspace) -> dict[str, Any]:
 
 
 @pytest.mark.slow
-def test_kills_at_random_moments_change_no_byte(
-    tmp_path: Path, onnx: Path, depthgen: Depthgen
-) -> None:
+def test_kills_at_random_moments_change_no_byte(tmp_path: Path, onnx: Path, typed: Typed) -> None:
     workspace = make_composites(tmp_path / "W", samples=400, shards=2)
-    typed = ("depthmap", "--model", "onnx", "--weights", onnx, *METRES, "--batch", 10)
+    depthmap = ("-w", workspace.root, *DEPTHMAP, onnx, "--batch", "10")
     code = f"import sys\n{SLOWLY}\nimport cli\nsys.argv[0] = 'depthgen'\ncli.entry()\n"
-    command = [sys.executable, "-c", code, "-w", str(tmp_path / "W"), *map(str, typed)]
+    command = [sys.executable, "-c", code, *map(str, depthmap)]
     draw = random.Random(4)
     chosen: set[int] = set()
     for workers in (1, 2, 3):
@@ -101,7 +109,7 @@ def test_kills_at_random_moments_change_no_byte(
         chosen.add(manifest_of(workspace)["settings"]["forward_batch"])
     assert len(chosen) == 1
     assert list(workspace.root.glob("*.partial"))
-    done = depthgen(*typed, "--workers", 2)
+    done = typed(*depthmap, "--workers", "2")
     assert done.returncode == 0, done.stderr
     assert manifest_of(workspace)["settings"]["forward_batch"] in chosen
     whole = make_composites(tmp_path / "whole", samples=400, shards=2)
@@ -111,8 +119,7 @@ def test_kills_at_random_moments_change_no_byte(
     assert len(names) == 2
     for name in names:
         assert (workspace.root / name).read_bytes() == (whole.root / name).read_bytes()
-    again = depthgen(*typed)
-    assert "done before" in again.stdout
+    assert "done before" in typed(*depthmap).stdout
 
 
 def _size(workspace: Workspace) -> int:
@@ -120,12 +127,11 @@ def _size(workspace: Workspace) -> int:
 
 
 def test_a_dry_run_writes_nothing_and_tells_the_rate(
-    tmp_path: Path, onnx: Path, depthgen: Depthgen
+    tmp_path: Path, onnx: Path, typed: Typed
 ) -> None:
     make_composites(tmp_path / "W")
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "W").rglob("*")}
-    typed = ("depthmap", "--model", "onnx", "--weights", onnx, *METRES, "--device", "cpu")
-    done = depthgen(*typed, "--dry-run")
+    done = typed("-w", "W", *DEPTHMAP, onnx, "--device", "cpu", "--dry-run")
     assert done.returncode == 0, done.stderr
     assert re.search(r"^net on cpu, float32, \d+ pictures? at a time$", done.stdout, re.M)
     assert re.search(r"^23 labels in about \d+ s, [\d,.]+ a second$", done.stdout, re.M)
@@ -146,15 +152,11 @@ def test_a_dry_run_writes_nothing_and_tells_the_rate(
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )
 def test_bad_input_is_one_sentence(
-    tmp_path: Path, onnx: Path, depthgen: Depthgen, arguments: tuple[str, ...], code: int, told: str
+    tmp_path: Path, onnx: Path, typed: Typed, arguments: tuple[str, ...], code: int, told: str
 ) -> None:
     make_composites(tmp_path / "W")
     (tmp_path / "text.onnx").write_text("no network")
-    typed = ("depthmap", "--model", "onnx", "--weights", onnx, *METRES)
-    done = depthgen(*typed, *arguments)
-    assert done.returncode == code, done.stderr
-    assert told in done.stderr
-    assert len(done.stderr.strip().splitlines()) == 1
+    assert told in said(typed("-w", "W", *DEPTHMAP, onnx, *arguments), code)
     assert not (tmp_path / "W" / "manifests").exists()
 
 
@@ -237,6 +239,30 @@ def test_layered_over_a_network_runs_it_on_the_backgrounds_alone(
         f"depthgen -w {workspace.root} depthmap --model layered --bg-model onnx --weights FILE "
         "--bits 16 --quantity depth_m"
     )
+
+
+def test_layered_over_a_network_without_backgrounds_is_told(
+    tmp_path: Path, onnx: Path, typed: Typed
+) -> None:
+    make_composites(tmp_path / "W").archive("bg").unlink()
+    layered = ("--model", "layered", "--bg-model", "onnx")
+    sentence = said(typed("-w", "W", *DEPTHMAP, onnx, *layered), 1)
+    assert "bg.zip is missing; run `depthgen crop`" in sentence
+
+
+def test_layered_names_the_background_that_its_network_fails_on(
+    tmp_path: Path, onnx: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workspace = make_composites(tmp_path / "W")
+    with Archive(workspace.archive("bg")) as archive:
+        high, low, _ = images.decode(archive[3], "RGB", name="")[0, 0].tolist()
+    broken = Formula(poisoned=(high * 256 + low,))
+    monkeypatch.setattr(Network, "load", lambda *_: broken)
+    with pytest.raises(StageError, match=r"formula .* no number for bg/bg_003\.png; .* --bg-model"):
+        run(workspace, DepthmapOptions("layered", onnx, bg_model="onnx", workers=1))
+    assert broken.seen == [1, 1, 1, 1]
+    assert not workspace.archive("bg_depth_network").exists()
+    assert not workspace.archive("depth_fg_bg").exists()
 
 
 def test_layered_refuses_depth_without_a_unit(tmp_path: Path, onnx: Path) -> None:
