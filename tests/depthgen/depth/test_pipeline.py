@@ -16,9 +16,10 @@ from PIL import Image
 
 from depthgen import images
 from depthgen.archive import Archive, ArchiveError, ArchiveWriter
+from depthgen.depth import pipeline
 from depthgen.depth.forward import Forward, NotFiniteError
 from depthgen.depth.network_plan import plan_network
-from depthgen.depth.pipeline import Labelling, samples_of
+from depthgen.depth.pipeline import Labelling, read_pictures
 from depthgen.depth.quantity import Quantity
 from depthgen.depth.run import DepthmapOptions, run
 from depthgen.errors import StageError
@@ -32,10 +33,12 @@ from tests.depthgen.depth.composites import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
 
+    from depthgen.depth.pipeline import Sample
     from depthgen.stage import Progress, Summary
     from depthgen.workspace import Workspace
 
@@ -134,7 +137,7 @@ def test_the_first_file_and_the_manifest_say_what_the_labels_are(tmp_path: Path)
     }
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(
     stops=st.lists(st.integers(0, 23), min_size=1, max_size=3),
     batch=st.integers(1, 30),
@@ -311,19 +314,36 @@ def test_so_many_samples_are_put_on_the_disk_together(
 
 @pytest.mark.parametrize("batch", [1, 1000])
 def test_few_samples_are_on_their_way_whatever_is_committed_at_once(
-    tmp_path: Path, batch: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batch: int
 ) -> None:
     workspace = make_composites(tmp_path, samples=200)
     estimator = Formula()
     quantity = Quantity("depth_m", 10.0, 8, "formula", 16)
     labelling = Labelling(estimator, quantity, 2, batch, 2)
-    ahead, done = [], 0
-    with Archive(workspace.archive("fg_bg")) as archive:
-        for entries in labelling.label(archive, samples_of(archive)):
-            ahead.append(sum(estimator.seen) - done)
-            done += len(entries)
-    assert done == 200
-    assert max(ahead) <= 2 * 6
+    read: list[Sample] = []
+    added: list[Any] = []
+    reported: list[int] = []
+    add = ArchiveWriter.add
+
+    def noted_read(archive: Archive, samples: Sequence[Sample]) -> NDArray[np.uint8]:
+        read.extend(samples)
+        return read_pictures(archive, samples)
+
+    def noted_add(writer: ArchiveWriter, *entry: Any) -> None:
+        added.append(entry)
+        add(writer, *entry)
+
+    def progress(done: int, total: int) -> None:
+        reported.append(done)
+        assert len(added) == (done + 1 if done else 0)  # with the info
+        assert sum(estimator.seen) - done <= 2 * 5
+        assert len(read) - done <= 2 * 8
+
+    monkeypatch.setattr(pipeline, "read_pictures", noted_read)
+    monkeypatch.setattr(ArchiveWriter, "add", noted_add)
+    output = workspace.archive("depth_fg_bg")
+    assert labelling.write([workspace.archive("fg_bg")], [output], progress) == 200
+    assert reported == [*range(0, 201, 2), 200]
 
 
 def test_composites_of_two_sizes_are_refused_by_name(tmp_path: Path) -> None:
