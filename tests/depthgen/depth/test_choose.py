@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import importlib.util
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from depthgen import images
 from depthgen.archive import ArchiveWriter
-from depthgen.depth import DepthmapOptions, prepare
+from depthgen.depth import DepthmapOptions, choose, prepare
 from depthgen.depth.choose import FILE_MODELS, Network, choose_network, find_densedepth
-from depthgen.depth.hub import DEFAULT_NETWORK, NETWORKS
+from depthgen.depth.hub import DEFAULT_NETWORK, NETWORKS, Download
 from depthgen.errors import DepthgenError, OptionsError, StageError
 from depthgen.workspace import Workspace
-from tests.depthgen.depth.composites import SIDE, make_composites
-
-if TYPE_CHECKING:
-    from pathlib import Path
+from tests.depthgen.depth.composites import SIDE, Formula, make_composites
 
 
 @pytest.fixture(autouse=True)
@@ -84,6 +82,57 @@ def test_a_folder_is_a_network_of_the_hub_that_lies_here(tmp_path: Path) -> None
     assert (chosen.model, chosen.weights) == (str(folder), folder)
     assert choose_network(Workspace(tmp_path), str(folder), None, {}).model == str(folder)
     assert chosen.announce() == []
+
+
+LICENCE = "depth-anything/Depth-Anything-V2-Base-hf is licensed CC-BY-NC-4.0: it and the labels"
+DOWNLOAD = "ann/net: 390.1 MB to download into /cache, licence: cc-by-nc-4.0"
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hub on which every network is yet to be downloaded."""
+    download = Download(
+        "ann/net", ("model.safetensors",), 390_100_000, "cc-by-nc-4.0", Path("/cache")
+    )
+    monkeypatch.setattr(choose, "describe_download", lambda name: download)
+
+
+@pytest.mark.usefixtures("hub")
+def test_the_licence_and_the_download_are_announced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    licence, download = Network("depth-anything-v2-base").announce()
+    assert licence.startswith(LICENCE)
+    assert download == DOWNLOAD
+    assert Network(DEFAULT_NETWORK).announce() == [DOWNLOAD]
+    assert Network("depth-anything-v2-base", tmp_path).announce() == []
+    monkeypatch.setattr(choose, "describe_download", lambda name: None)
+    assert Network(DEFAULT_NETWORK).announce() == []
+
+
+@pytest.mark.usefixtures("hub")
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"model": "depth-anything-v2-base"},
+        {"model": "layered", "bg_model": "depth-anything-v2-base"},
+    ],
+    ids=str,
+)
+def test_they_are_told_before_a_network_is_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: dict[str, str]
+) -> None:
+    told: list[str] = []
+
+    def load(network: Network, device: Any, precision: Any) -> Formula:
+        told.append("loaded")
+        return Formula(precision)
+
+    monkeypatch.setattr(Network, "load", load)
+    options: dict[str, Any] = {"precision": "float32", "forward_batch": 1, "device": "cpu"}
+    prepare(make_composites(tmp_path), DepthmapOptions(**options | asked), told.append)
+    assert told[0].startswith(LICENCE)
+    assert told[1:] == [DOWNLOAD, "loaded"]
 
 
 @pytest.mark.parametrize("name", [*NETWORKS, "someone/some-net"])
