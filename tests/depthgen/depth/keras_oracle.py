@@ -40,6 +40,15 @@ class Variant:
     original: bool = True
 
 
+# With a small encoder: as of 2018, as of today, and half of either.
+SMALL = {
+    "original": Variant(),
+    "later": Variant(half=True, original=False),
+    "narrow": Variant(half=True),
+    "wide": Variant(original=False),
+}
+
+
 class BilinearUpSampling2D(tf_keras.layers.Layer):
     """The original's own layer; its configuration says nothing of corners."""
 
@@ -62,15 +71,20 @@ class BilinearUpSampling2D(tf_keras.layers.Layer):
         return super().get_config() | {"size": self.size, "data_format": self.data_format}
 
 
-def build(variant: Variant, seed: int = 0) -> Any:
-    """A calibrated model for pictures of any size; layer names start anew, as in a new process."""
+def build(
+    variant: Variant, seed: int = 0, count: int = 4, size: tuple[int, int] = (256, 320)
+) -> Any:
+    """A model for pictures of any size, calibrated on so many of a (height, width).
+
+    Its layers' names start anew, as in a new process.
+    """
     tf_keras.backend.clear_session()
     encoder = densenet.DenseNet(
         list(variant.blocks), include_top=False, weights=None, input_shape=(None, None, 3)
     )
     model = _decode(encoder, variant)
     _randomise(model, np.random.default_rng(seed))
-    _calibrate(model, pictures(4, (256, 320), seed + 1).astype(np.float32) / 255)
+    _calibrate(model, pictures(count, size, seed + 1).astype(np.float32) / 255)
     return model
 
 

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from tests.depthgen.depth.conftest import DenseDepths
+
 os.environ["KERAS_BACKEND"] = "tensorflow"  # read when Keras is imported, and by nothing else
 keras = pytest.importorskip("keras")
 pytest.importorskip("tensorflow")
@@ -132,37 +134,16 @@ def test_another_size_than_the_file_takes_is_refused(tmp_path: Path) -> None:
         load_keras(path, CPU, RELATIVE | {"size": (32, 32)})
 
 
-@pytest.fixture(scope="module")
-def oracle() -> Any:
-    pytest.importorskip("tf_keras")
-    pytest.importorskip("skimage")
+@pytest.mark.parametrize("variant", ["original", "later"])
+def test_densedepth_gives_the_labels_of_the_original(densedepth: DenseDepths, variant: str) -> None:
     from tests.depthgen.depth import keras_oracle
 
-    return keras_oracle
-
-
-@pytest.fixture(scope="module")
-def densedepth(oracle: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """(what wrote it, its file) of DenseDepth with a small encoder, as of 2018 and as of today."""
-    folder = tmp_path_factory.mktemp("densedepth")
-    variants = {"original": oracle.Variant(), "later": oracle.Variant(half=True, original=False)}
-    made = {}
-    for name, variant in variants.items():
-        network = oracle.build(variant)
-        made[name] = network, oracle.save(network, folder / f"{name}.h5")
-    return made
-
-
-@pytest.mark.parametrize("variant", ["original", "later"])
-def test_densedepth_gives_the_labels_of_the_original(
-    oracle: Any, densedepth: dict[str, Any], variant: str
-) -> None:
-    network, path = densedepth[variant]
+    network, path = densedepth(variant)
     estimator = load_keras(path, CPU)
     assert (estimator.quantity, estimator.full_scale) == ("depth_m", 1.0)
-    shown = oracle.pictures(2, (100, 100), 5)
+    shown = keras_oracle.pictures(2, (100, 100), 5)
     found = np.floor(255 * estimator(torch.from_numpy(shown)).numpy()).astype(int)
-    wanted = oracle.labels(network, shown).astype(int)
+    wanted = keras_oracle.labels(network, shown).astype(int)
     assert wanted.std() > 5
     assert np.abs(found - wanted).max() <= 1
     assert (found != wanted).mean() < 1e-3
@@ -178,44 +159,42 @@ def edited(path: Path, to: Path, edit: Callable[[dict[str, Any]], object]) -> Pa
     return to
 
 
-def test_a_config_as_keras_2_2_4_wrote_it_is_read(
-    densedepth: dict[str, Any], tmp_path: Path
-) -> None:
+def test_a_config_as_keras_2_2_4_wrote_it_is_read(densedepth: DenseDepths, tmp_path: Path) -> None:
     def age(config: dict[str, Any]) -> None:
         config["class_name"] = "Model"
         for layer in config["config"]["layers"]:
             for newer in ("groups", "ragged", "optional", "dtype"):
                 layer["config"].pop(newer, None)
 
-    path = densedepth["original"][1]
+    path = densedepth("original")[1]
     old = load_keras(edited(path, tmp_path / "old.h5", age), CPU)
     assert torch.equal(old(pictures()), load_keras(path, CPU)(pictures()))
 
 
 def test_arrays_go_to_the_layer_of_their_name_in_any_order(
-    densedepth: dict[str, Any], tmp_path: Path
+    densedepth: DenseDepths, tmp_path: Path
 ) -> None:
     def turn(config: dict[str, Any]) -> None:
         config["config"]["layers"].reverse()
 
-    path = densedepth["original"][1]
+    path = densedepth("original")[1]
     turned = load_keras(edited(path, tmp_path / "turned.h5", turn), CPU)
     assert torch.equal(turned(pictures()), load_keras(path, CPU)(pictures()))
 
 
-def test_a_layer_without_its_arrays_is_named(densedepth: dict[str, Any], tmp_path: Path) -> None:
+def test_a_layer_without_its_arrays_is_named(densedepth: DenseDepths, tmp_path: Path) -> None:
     def rename(config: dict[str, Any]) -> None:
         text = json.dumps(config).replace('"up2_convB"', '"up2_convC"')
         config.update(json.loads(text))
 
-    path = edited(densedepth["original"][1], tmp_path / "net.h5", rename)
+    path = edited(densedepth("original")[1], tmp_path / "net.h5", rename)
     with pytest.raises(EstimatorError, match=r"the layer up2_convC takes arrays of .* has \[\]"):
         load_keras(path, CPU)
 
 
-def test_weights_alone_are_refused(densedepth: dict[str, Any], tmp_path: Path) -> None:
+def test_weights_alone_are_refused(densedepth: DenseDepths, tmp_path: Path) -> None:
     path = tmp_path / "net.h5"
-    path.write_bytes(densedepth["original"][1].read_bytes())
+    path.write_bytes(densedepth("original")[1].read_bytes())
     with h5py.File(path, "r+") as file:
         del file.attrs["model_config"]
     with pytest.raises(EstimatorError, match="holds weights alone"):
@@ -247,7 +226,7 @@ def test_a_lambda_is_refused_by_its_name(tmp_path: Path) -> None:
 
 
 def test_a_lambda_in_an_old_file_is_refused_and_not_run(
-    densedepth: dict[str, Any], tmp_path: Path
+    densedepth: DenseDepths, tmp_path: Path
 ) -> None:
     trace = tmp_path / "trace"
     source = f"__import__('pathlib').Path({str(trace)!r}).touch()"
@@ -258,7 +237,7 @@ def test_a_lambda_in_an_old_file_is_refused_and_not_run(
         layer["class_name"] = "Lambda"
         layer["config"] = {"name": "sly", "function": [code, None, None]}
 
-    path = edited(densedepth["original"][1], tmp_path / "net.h5", hide)
+    path = edited(densedepth("original")[1], tmp_path / "net.h5", hide)
     with pytest.raises(EstimatorError, match="has the layer sly of the kind Lambda"):
         load_keras(path, CPU)
     assert not trace.exists()
