@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.vathos.trainings import EPOCHS, STEPS_PER_EPOCH, TinyNet
+from tests.vathos.trainings import EPOCHS, STEPS_PER_EPOCH, TinyNet, read_record
 from vathos.errors import ConfigError, TrainingError
 from vathos.trainer.base_trainer import optimizer_to, scheduler_to
 from vathos.trainer.checkpoint import load_checkpoint
@@ -72,14 +73,23 @@ def test_one_cycle_gets_its_length_and_is_annealed_at_the_last_step(
     assert rates[-1] == pytest.approx(0.1 / 25 / 1e4)
 
 
+# No loss is less than the first one by so much.
+NEVER_BETTER = {"patience": 0, "threshold": 1e9, "threshold_mode": "abs"}
+
+
 @pytest.mark.parametrize(
     ("section", "last"),
     [
         (None, 0.01),
-        ({"type": "StepLR", "args": {"step_size": 1}}, 0.00001),
+        ({"type": "StepLR", "args": {"step_size": 1}}, 0.01 * 0.1**EPOCHS),
         ({"type": "CosineAnnealingLR"}, 0.0),
-        ({"type": "CosineAnnealingLR", "interval": "step"}, 0.0),
+        # That of the last step; one more would be for a step that is not taken.
+        (
+            {"type": "CosineAnnealingLR", "interval": "step"},
+            0.01 * (1 + math.cos(math.pi * (1 - 1 / (EPOCHS * STEPS_PER_EPOCH)))) / 2,
+        ),
         ({"type": "ReduceLROnPlateau"}, 0.01),
+        ({"type": "ReduceLROnPlateau", "args": NEVER_BETTER}, 0.01 * 0.1 ** (EPOCHS - 1)),
     ],
 )
 def test_any_scheduler_or_none_runs_to_the_end(
@@ -87,7 +97,16 @@ def test_any_scheduler_or_none_runs_to_the_end(
 ) -> None:
     trainer = make_trainer(config={"lr_scheduler": section})
     trainer.start_train()
-    assert trainer.schedule.lr == pytest.approx(last, abs=3e-3 if section else 0)
+    assert trainer.schedule.lr == pytest.approx(last, rel=1e-9, abs=1e-15)
+
+
+def test_a_plateau_is_one_of_the_test_loss(
+    make_trainer: Callable[..., GPUTrainer], tmp_path: Path
+) -> None:
+    trainer = make_trainer(config={"lr_scheduler": {"type": "ReduceLROnPlateau"}})
+    trainer.start_train()
+    losses = [float(row["test_loss"]) for row in read_record(tmp_path / "run")]
+    assert trainer.schedule.scheduler.best == pytest.approx(min(losses), rel=1e-6)
 
 
 def test_a_one_cycle_that_is_too_short_is_refused(
@@ -154,10 +173,13 @@ def test_state_moves_to_a_device_but_a_plain_step_counter_stays() -> None:
     optimizer = torch.optim.AdamW(layer.parameters())
     layer(torch.ones(1, 2)).sum().backward()
     optimizer.step()
-    scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.1, total_steps=4)
+    scheduler: Any = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.1, total_steps=4)
+    scheduler.average = torch.ones(1)  # none of torch's own holds a tensor
     meta = torch.device("meta")
     optimizer_to(optimizer, meta)
     scheduler_to(scheduler, meta)
     state = optimizer.state[layer.weight]
     assert state["exp_avg"].device == meta
     assert state["step"].device.type == "cpu"
+    assert scheduler.average.device == meta
+    assert scheduler.total_steps == 4
