@@ -250,11 +250,22 @@ def test_the_roof_is_the_lower_of_arithmetic_and_memory() -> None:
     assert device.samples_per_s(flop=1.0, moved=5.0) == 2.0  # memory
 
 
-def test_the_roof_is_measured_in_the_precision() -> None:
-    for precision in (None, torch.bfloat16):
-        found = measure_roof(CPU, precision)
-        assert found.flop_per_s > 0
-        assert found.bytes_per_s > 0
+@pytest.mark.parametrize("precision", [None, torch.bfloat16])
+def test_the_roof_is_measured_in_the_precision(
+    monkeypatch: pytest.MonkeyPatch, precision: torch.dtype | None
+) -> None:
+    multiply = torch.mm
+    types: set[torch.dtype] = set()
+
+    def recorded(left: Tensor, right: Tensor, *, out: Tensor) -> Tensor:
+        types.update(each.dtype for each in (left, right, out))
+        return multiply(left, right, out=out)
+
+    monkeypatch.setattr(torch, "mm", recorded)
+    found = measure_roof(CPU, precision)
+    assert types == {precision or torch.float32}
+    assert found.flop_per_s > 0
+    assert found.bytes_per_s > 0
 
 
 # --- memory ---------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from torch import nn
 
 from vathos.errors import ConfigError
 from vathos.utils import (
+    device,
     get_instance,
     get_instance_v2,
     setup_device,
@@ -75,8 +76,8 @@ def test_batch_norm_does_not_decay_and_no_parameter_is_lost() -> None:
 
 
 def test_setup_device_returns_device_then_ids() -> None:
-    device, ids = setup_device(nn.Linear(1, 1), "CPU")
-    assert device == torch.device("cpu")
+    found, ids = setup_device(nn.Linear(1, 1), "CPU")
+    assert found == torch.device("cpu")
     assert ids == []
 
 
@@ -86,8 +87,8 @@ def test_a_gpu_that_is_not_there_is_a_warning(
     target: int | str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
-    device, _ = setup_device(nn.Linear(1, 1), target)
-    assert device.type == "cpu"
+    found, _ = setup_device(nn.Linear(1, 1), target)
+    assert found.type == "cpu"
     assert "running on the CPU" in caplog.text
 
 
@@ -96,11 +97,27 @@ def test_a_tpu_is_refused_with_what_to_use_instead() -> None:
         setup_device(nn.Linear(1, 1), "TPU")
 
 
-def test_precision_is_float32_when_asked_for_and_bf16_when_forced() -> None:
+@pytest.mark.parametrize("native", [True, False])
+def test_precision_is_what_is_asked_for_and_bf16_by_itself_where_it_is_native(
+    monkeypatch: pytest.MonkeyPatch, native: bool
+) -> None:
+    monkeypatch.setattr(device, "_has_bf16", lambda _: native)
     cpu = torch.device("cpu")
     assert choose_precision("float32", cpu) is None
     assert choose_precision("bf16", cpu) is torch.bfloat16
-    assert choose_precision("auto", cpu) in (None, torch.bfloat16)
+    assert choose_precision("auto", cpu) is (torch.bfloat16 if native else None)
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "native"),
+    [({"avx512_bf16": True}, True), ({"amx_bf16": True}, True), ({"avx512_f": True}, False)],
+)
+def test_a_processor_has_bf16_where_torch_names_the_instruction(
+    monkeypatch: pytest.MonkeyPatch, capabilities: dict[str, bool], native: bool
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
+    found = choose_precision("auto", torch.device("cpu"))
+    assert found is (torch.bfloat16 if native else None)
 
 
 def test_setup_logger_adds_one_handler_however_often_it_is_called() -> None:
