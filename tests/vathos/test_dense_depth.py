@@ -51,6 +51,14 @@ def test_items_hold_what_the_archives_hold_paired_by_sample_index(
         assert np.abs(item["bg"].numpy() - bg).max() < 0.05
 
 
+def test_train_or_not_is_the_same_set(tiny_set: Callable[..., Any]) -> None:
+    made = tiny_set().write()
+    train, test = (DenseDepth(made.folder, made.folder, train=wish) for wish in (True, False))
+    assert len(train) == len(test)
+    for row in range(len(train)):
+        assert all(torch.equal(value, test[row][key]) for key, value in train[row].items())
+
+
 @pytest.mark.parametrize(("bits", "tolerance"), [(8, 1e-6), (16, 1e-6), (32, 1e-7)])
 def test_depth_of_any_width_is_a_label_between_0_and_1(
     tiny_set: Callable[..., Any], bits: int, tolerance: float

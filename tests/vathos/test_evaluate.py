@@ -18,9 +18,11 @@ from vathos.data_loader import DenseDepth
 from vathos.data_loader.split import Split
 from vathos.errors import CheckpointError, DataError, UsageError
 from vathos.evaluate import REGIONS, EvaluateOptions, Evaluation, Scores, evaluate, zones
+from vathos.evaluate.opening import open_run
 from vathos.model.loss import metrics
 from vathos.predict import load_network
 from vathos.report import evaluation_report, markdown
+from vathos.runner import Runner
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -150,13 +152,28 @@ def test_samples_bound_each_part_and_are_the_same_each_time(run: Path) -> None:
     assert first.to_json() == evaluate(run, options).to_json()
 
 
-def test_the_trainers_test_samples_are_the_ones_scored(run: Path, tmp_path: Path) -> None:
-    text = (run.parent / "config.yaml").read_text()
-    (run.parent / "config.yaml").write_text(text.replace("dataset:", "dataset:\n  div_factor: 2"))
-    whole = {part.name: part.of for part in evaluate(run, EvaluateOptions(device="cpu")).parts}
-    (run.parent / "config.yaml").write_text(text)
-    for part in evaluate(run, EvaluateOptions(device="cpu")).parts:
-        assert whole[part.name] == part.of // 2
+@pytest.mark.parametrize(
+    ("by", "tested"),
+    [("background", "new backgrounds"), ("cutout", "new cut-outs"), ("both", "new both")],
+)
+@pytest.mark.parametrize("div_factor", [1, 2])
+def test_the_trainers_samples_are_the_ones_scored(
+    tiny_set: Callable[..., Any], tmp_path: Path, by: str, tested: str, div_factor: int
+) -> None:
+    split = {"by": by, "test_fraction": 0.4}
+    root = str(tiny_set(n_fg=4).write().folder)
+    config = {
+        "name": "run",
+        "chkpt_dir": str(tmp_path),
+        "device": "CPU",
+        "model": "TinyNet",
+        "dataset": {"root": root, "div_factor": div_factor, "split": split},
+    }
+    runner = Runner(config)
+    runner.setup_train()
+    parts = open_run(tmp_path / "run" / "model_checkpoint.pt", None, None).parts
+    assert parts["train"].tolist() == runner.train_rows.tolist()
+    assert parts[tested].tolist() == runner.test_rows.tolist()
 
 
 def test_perturbed_pictures_are_scored_beside_the_others(run: Path) -> None:

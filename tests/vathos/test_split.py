@@ -187,20 +187,6 @@ def test_a_copy_that_is_not_in_the_set_still_links_two_that_are() -> None:
         assert ({1, 2} <= set(split.test_backgrounds)) != ({1, 2} <= set(split.train_backgrounds))
 
 
-def split_of_the_original(rows: int, seed: int) -> tuple[set[int], set[int]]:
-    """The original's: both subsets are drawn from the training rows."""
-    train = np.random.default_rng(seed).permutation(rows)[: int(0.7 * rows)]
-    return set(train.tolist()), set(train[: int(0.3 * rows)].tolist())
-
-
-def test_the_split_of_the_original_leaks_and_ours_does_not() -> None:
-    dataset = square(20)
-    train, test = split_of_the_original(len(dataset.backgrounds), 0)
-    assert test <= train
-    ours = [set(rows.tolist()) for rows in make_split(dataset, "background", 0.3, 0).rows(dataset)]
-    assert not ours[0] & ours[1]
-
-
 def test_another_seed_gives_another_split() -> None:
     dataset = square(50)
     first, second = (make_split(dataset, "both", 0.3, seed) for seed in (3, 4))
