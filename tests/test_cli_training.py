@@ -245,6 +245,7 @@ def test_a_wrong_override_is_a_wrong_command_line(
 ) -> None:
     (tmp_path / "a.yaml").write_text("name: a\n")
     assert "nonsense" in said(typed("train", "a.yaml", "nonsense"), 2)
+    assert "a configuration file (YAML) before it" in said(typed("bench", "training.steps=3"), 2)
     assert "training.epochs" in said(typed("train", "a.yaml", "training.epoch=3"), 2)
 
 

@@ -22,6 +22,7 @@ from vathos.bench.timed import TimedTrainer
 from vathos.bench.timeline import Timeline
 from vathos.errors import ConfigError, DataError, UsageError
 from vathos.model import ResUNet, ResUNeXt
+from vathos.trainer.tuning import Tuner
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -271,7 +272,7 @@ def test_the_roof_is_measured_in_the_precision(
 # --- memory ---------------------------------------------------------------------------------------
 
 
-def full_from(batch_size: int, monkeypatch: pytest.MonkeyPatch, error: RuntimeError) -> None:
+def full_from(batch_size: int, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
     """Let training raise from this batch size on."""
     time_steps = TimedTrainer.time_steps
 
@@ -288,11 +289,12 @@ def full_from(batch_size: int, monkeypatch: pytest.MonkeyPatch, error: RuntimeEr
     [
         torch.OutOfMemoryError("CUDA out of memory"),
         RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"),
+        MemoryError("Unable to allocate 9. TiB for an array"),
     ],
-    ids=["GPU", "CPU"],
+    ids=["GPU", "CPU", "NumPy"],
 )
 def test_a_batch_that_does_not_fit_is_a_row_and_not_the_end(
-    error: RuntimeError, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    error: Exception, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     full_from(4, monkeypatch, error)
     found = run(tmp_path, models=("TinyNet", "DropNet"))
@@ -382,10 +384,12 @@ def test_the_plot_is_a_png(tmp_path: Path) -> None:
         ({"batch_sizes": (16, 0)}, "--batch-sizes"),
         ({"size": 100}, "multiple of 16; take 96"),
         ({"size": 0}, "take 16"),
+        ({"batch_sizes": (10**9,)}, "--batch-sizes"),
         ({"steps": 0}, "--steps"),
+        ({"steps": 10**9}, "--steps"),
         ({"models": ("ResUnet",)}, "did you mean ResUNet"),
     ],
-    ids=["batch", "size", "nothing", "steps", "model"],
+    ids=["batch", "size", "nothing", "batches", "steps", "endless", "model"],
 )
 def test_what_cannot_be_measured_is_refused(options: dict[str, Any], what: str) -> None:
     with pytest.raises(UsageError, match=what):
@@ -398,6 +402,40 @@ def test_batch_sizes_are_numbers_or_max(text: str) -> None:
         package.read_batch_sizes(text)
     assert package.read_batch_sizes("16, 32") == (16, 32)
     assert package.read_batch_sizes("max") == ()
+
+
+@pytest.mark.parametrize("text", ["", "ResUNet,"])
+def test_models_are_names(text: str) -> None:
+    with pytest.raises(UsageError, match="empty name"):
+        package.read_models(text)
+
+
+def test_what_is_not_there_is_warned_of_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    run(tmp_path, config={"device": "GPU", "precision": "fp16"})
+    assert [record.getMessage()[:15] for record in caplog.records] == [
+        "device: GPU was",
+        "precision: fp16",
+    ]
+
+
+def test_no_trial_knows_what_another_has_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vathos.trainer.tuning.MEASURED_FROM_PASSES", 0)
+    measured: list[Any] = []
+    measure = Tuner._measure
+
+    def watched(self: Tuner, passes: int) -> Any:
+        measured.append(passes)
+        return measure(self, passes)
+
+    monkeypatch.setattr(Tuner, "_measure", watched)
+    run(tmp_path)
+    assert len(measured) == 2
 
 
 def test_a_tpu_is_not_measured(tmp_path: Path) -> None:

@@ -43,7 +43,7 @@ class Demand:
     flop: FLOP a sample, a multiplication and an addition being two; convolutions and matrix
     products only. moved, moved_fixed: bytes that the operators read and write, each tensor once an
     operator and nothing fused; the fixed part is the weights'. kept, kept_fixed: bytes that the
-    forward pass leaves in memory for the backward pass.
+    forward pass leaves in memory for the backward pass. weights: bytes of the parameters.
     """
 
     flop: int
@@ -51,6 +51,7 @@ class Demand:
     moved_fixed: int
     kept: int
     kept_fixed: int
+    weights: int
 
     def moved_by(self, batch_size: int) -> int:
         """Bytes a sample at this batch size."""
@@ -75,6 +76,7 @@ def count_demand(
         moved_fixed=more.moved - MORE * moved,
         kept=kept,
         kept_fixed=more.kept - MORE * kept,
+        weights=sum(each.nbytes for each in network.parameters()),
     )
 
 

@@ -22,10 +22,10 @@ SCRATCH = 1.5
 STATES = 4
 
 
-def foretell(demand: Demand, batch_size: int, parameter_bytes: int) -> str | None:
+def foretell(demand: Demand, batch_size: int) -> str | None:
     """Why a step of this batch size should not be tried on this CPU; None if it should."""
     kept = demand.kept_fixed + batch_size * demand.kept
-    needed, free = int(SCRATCH * kept) + STATES * parameter_bytes, available_memory()
+    needed, free = int(SCRATCH * kept) + STATES * demand.weights, available_memory()
     if not free or needed <= free:
         return None
     return f"needs about {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free"

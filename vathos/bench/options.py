@@ -19,6 +19,7 @@ __all__ = ["DEFAULT_SIZE", "BenchOptions", "read_batch_sizes", "read_models"]
 
 DEFAULT_SIZE = 96
 DOUBLED = tuple(16 * 2**n for n in range(13))
+MOST_STEPS = 1000  # the rows of all their samples are drawn beforehand
 
 
 @dataclass(frozen=True)
@@ -42,10 +43,12 @@ class BenchOptions:
     drawn: bool | None = None
 
     def __post_init__(self) -> None:
-        if any(each < 1 for each in self.batch_sizes):
-            raise UsageError("--batch-sizes are numbers above 0, such as 16,32,64, or max")
-        if self.steps < 1:
-            raise UsageError(f"--steps is {self.steps}, but must be above 0")
+        if not all(1 <= each <= DOUBLED[-1] for each in self.batch_sizes):
+            raise UsageError(
+                f"--batch-sizes are numbers from 1 to {DOUBLED[-1]}, such as 16,32,64, or max"
+            )
+        if not 1 <= self.steps <= MOST_STEPS:
+            raise UsageError(f"--steps is {self.steps}, but must be from 1 to {MOST_STEPS}")
         size = DEFAULT_SIZE if self.size is None else self.size
         if size < SIZE_MULTIPLE or size % SIZE_MULTIPLE:
             near = max(1, round(size / SIZE_MULTIPLE)) * SIZE_MULTIPLE
@@ -79,8 +82,11 @@ def read_batch_sizes(text: str) -> tuple[int, ...]:
 
 
 def read_models(text: str | None) -> tuple[str, ...]:
-    """`ResUNet,ResUNeXt` as names; None is ()."""
-    return () if text is None else tuple(part.strip() for part in text.split(","))
+    """`ResUNet,ResUNeXt` as names; None is (). Raises `UsageError`."""
+    names = () if text is None else tuple(part.strip() for part in text.split(","))
+    if not all(names):
+        raise UsageError(f"--models {text!r} has an empty name; write ResUNet,ResUNeXt")
+    return names
 
 
 def _check_model(name: str) -> None:

@@ -22,6 +22,7 @@ from vathos.bench.trial import Trial
 from vathos.data_loader.opening import check_size, open_dataset
 from vathos.errors import ConfigError
 from vathos.runner.parts import build_model
+from vathos.trainer.tuning import precision_name
 from vathos.utils.config import parse_config
 from vathos.utils.device import choose_device, choose_precision
 from vathos.utils.schema import NamedConfig
@@ -49,6 +50,7 @@ def bench(
     dataset = _open(config, options)
     device = choose_device(config.device)
     precision = choose_precision(config.precision, device)
+    config = _settled(config, device, precision)
     found = Bench(
         device=_called(device),
         precision="float32" if precision is None else str(precision).removeprefix("torch."),
@@ -58,7 +60,7 @@ def bench(
         roof=measure_roof(device, precision),
     )
     try:
-        _measure(config, options, dataset, found, progress)
+        _measure(config, options, dataset, (device, precision), found, progress)
     except KeyboardInterrupt:
         if not found.rows:
             raise
@@ -70,11 +72,11 @@ def _measure(
     config: Config,
     options: BenchOptions,
     dataset: Any,
+    place: tuple[torch.device, torch.dtype | None],
     found: Bench,
     progress: Callable[[int, int], None] | None,
 ) -> None:
-    device = choose_device(config.device)
-    precision = choose_precision(config.precision, device)
+    device, precision = place
     names, sizes = options.models or (config.model.type,), options.sizes()
     total = len(names) * len(sizes) * options.steps
 
@@ -82,18 +84,19 @@ def _measure(
         if progress is not None:
             progress(len(found.rows) * options.steps + timed, total)
 
-    with tempfile.TemporaryDirectory(prefix="bench-") as folder:
-        for name in names:
-            demand = None
-            for batch_size in sizes:
+    for name in names:
+        demand = None
+        for batch_size in sizes:
+            # A folder each, for what one finds out about its steps is kept there.
+            with tempfile.TemporaryDirectory(prefix="bench-") as folder:
                 trial = Trial(_with_model(config, name), folder, batch_size, options.steps)
                 if demand is None:
                     demand = count_demand(build_model(trial.config), found.size, precision)
                 row = trial.run(dataset, demand, device, tell)
-                found.rows.append(row)
-                tell(0)
-                if options.doubles and row.problem is not None:
-                    break
+            found.rows.append(row)
+            tell(0)
+            if options.doubles and row.problem is not None:
+                break
     if progress is not None:
         progress(total, total)
 
@@ -106,6 +109,12 @@ def _checked(config: dict[str, Any] | Config, options: BenchOptions) -> Config:
     # A copy, for it knows where each key was written.
     dataset = config.dataset.model_copy(update={"size": size})
     return config.model_copy(update={"device": device, "dataset": dataset})
+
+
+def _settled(config: Config, device: torch.device, precision: torch.dtype | None) -> Config:
+    """With what was chosen in place of what was asked for, so that no trial warns of it again."""
+    here = "CPU" if device.type == "cpu" else config.device
+    return config.model_copy(update={"device": here, "precision": precision_name(precision)})
 
 
 def _with_model(config: Config, name: str) -> Config:

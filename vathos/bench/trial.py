@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     import torch
 
     from vathos.bench.demand import Demand
-    from vathos.runner.parts import Parts
     from vathos.utils.schema import Config
 
 __all__ = ["Trial"]
@@ -55,21 +54,20 @@ class Trial:
         """
         about = (self.config.model.type, self.batch_size, self.samples, demand)
         reset_peak(device)
-        parts = build_parts(self.config, (dataset.height, dataset.width))
         if device.type == "cpu":
-            weights = sum(each.nbytes for each in parts.model.parameters())
-            problem = foretell(demand, self.batch_size, weights)
+            problem = foretell(demand, self.batch_size)
             if problem is not None:
                 return Row(*about, problem=f"out of memory: {problem}")
         try:
-            seconds = self._trainer(parts, dataset).time_steps(self.steps, on_step)
-        except RuntimeError as error:
+            seconds = self._trainer(dataset).time_steps(self.steps, on_step)
+        except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
             return Row(*about, problem="out of memory")
         return Row(*about, tuple(seconds), peak(device))
 
-    def _trainer(self, parts: Parts, dataset: Any) -> TimedTrainer:
+    def _trainer(self, dataset: Any) -> TimedTrainer:
+        parts = build_parts(self.config, (dataset.height, dataset.width))
         rows = self._rows_of(dataset)
         return TimedTrainer(
             parts.model,

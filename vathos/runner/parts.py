@@ -25,6 +25,7 @@ from vathos.utils.instances import (
     get_instance_v2,
     written_in,
 )
+from vathos.utils.memory import is_out_of_memory
 from vathos.utils.parameters import build_optimizer
 
 if TYPE_CHECKING:
@@ -85,6 +86,8 @@ def _build_loss(config: Config, section: str, size: tuple[int, int]) -> nn.Modul
         try:
             loss(logits, torch.zeros_like(logits)).backward()
         except WRONG_ARGUMENT as error:
+            if is_out_of_memory(error):
+                raise
             raise InstanceError(
                 f"{named.type} cannot be computed with {named.args}: {error}", "args"
             ) from error

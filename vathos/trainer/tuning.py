@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from vathos.utils.config import Config
 
-__all__ = ["STEP_FILE", "StepSettings", "Tuner", "arrange", "time_passes"]
+__all__ = ["STEP_FILE", "StepSettings", "Tuner", "arrange", "precision_name", "time_passes"]
 
 log = logging.getLogger(__name__)
 
@@ -88,7 +88,7 @@ class Tuner:
         }
         kind = choose_precision(config.precision, device)
         self._rule = StepSettings(
-            precision=next(name for name, each in PRECISIONS.items() if each is kind),
+            precision=precision_name(kind),
             channels_last=training.channels_last is not False and device.type != "mps",
             compile=False,
         )
@@ -172,6 +172,11 @@ class Tuner:
         record = {"asked": self._asked, "settings": asdict(settings), "seconds": seconds}
         text = json.dumps(record, indent=1) + "\n"
         write_atomic(self._path, lambda file: file.write(text.encode()))
+
+
+def precision_name(kind: torch.dtype | None) -> str:
+    """What a configuration calls the type of autocast: float32 (None), bf16 or fp16."""
+    return next(name for name, each in PRECISIONS.items() if each is kind)
 
 
 def arrange(model: nn.Module, settings: StepSettings, device: torch.device) -> nn.Module:

@@ -73,6 +73,10 @@ def read_config(
         data = yaml.load(text, _Loader)
         lines = _find_lines(text, path)
     except (OSError, UnicodeDecodeError) as error:
+        if "=" in str(filename) and not path.exists():
+            raise UsageError(
+                f"{filename} is an override; name a configuration file (YAML) before it"
+            ) from error
         reason = error.strerror if isinstance(error, OSError) else "it is not text"
         raise ConfigError(
             f"{path} cannot be read ({reason}); name a configuration file (YAML)"
