@@ -241,9 +241,10 @@ def test_layered_over_a_network_runs_it_on_the_backgrounds_alone(
     )
 
 
-def test_layered_over_a_network_without_backgrounds_is_told(
-    tmp_path: Path, onnx: Path, typed: Typed
+def test_layered_without_backgrounds_is_told_before_its_network_is_loaded(
+    tmp_path: Path, onnx: Path, typed: Typed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(Network, "load", lambda *_: pytest.fail("it was loaded"))
     make_composites(tmp_path / "W").archive("bg").unlink()
     layered = ("--model", "layered", "--bg-model", "onnx")
     sentence = said(typed("-w", "W", *DEPTHMAP, onnx, *layered), 1)
