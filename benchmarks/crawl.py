@@ -1,6 +1,6 @@
 """Crawling a list of URLs, against img2dataset on the same list.
 
-    python -m benchmarks.crawl [--pictures 2000] [--threads 16] [--rounds 5] [--folder DIR]
+    python -m benchmarks.crawl [--pictures 2000] [--threads 16] [--rounds 5] [--folder DIR]...
 
 Small pictures, all different, come from a server in a process of its own on 127.0.0.1. Its clock
 starts with the first request that arrives, so start-up is left out on both sides, and it stops when
@@ -10,9 +10,9 @@ no resizing, nothing encoded again, in the better of its two common formats; it 
 `benchmarks/scratch/` once. It neither decodes nor syncs what it saves; `crawl` does both, looks for
 near-duplicates, and is asked to be at least as fast all the same.
 
---folder is where both write. On ext4 without a journal a new file searches past the inodes that
-were freed in the last minutes, so a disk that a test or an earlier run has just tidied up slows
-either side down, by chance; `--folder /dev/shm` leaves the disk out.
+--folder is where both write, by default on the disk and in memory, one after the other. On ext4
+without a journal a new file searches past the inodes that were freed in the last minutes, so a disk
+that a test or an earlier run has just tidied up slows either side down, by chance.
 """
 
 from __future__ import annotations
@@ -45,6 +45,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from multiprocessing.connection import Connection
 
+SCRATCH = Path(__file__).parent / "scratch"
+FOLDERS = [SCRATCH, Path("/dev/shm")]
 VERSION = "1.47.0"  # img2dataset's; wants a Python below 3.13, which dropped `imghdr`
 FORMATS = ("files", "webdataset")
 SIDE, GRID, QUALITY = 128, 16, 90
@@ -179,7 +181,7 @@ def ceiling(port: int, paths: list[bytes], keep: bool) -> float:
 
 def tool() -> Path:
     """img2dataset's command, in an environment of its own under `benchmarks/scratch/`."""
-    folder = Path(__file__).parent / "scratch" / f"img2dataset-{VERSION}"
+    folder = SCRATCH / f"img2dataset-{VERSION}"
     command = folder / "bin" / "img2dataset"
     if not command.exists():
         print(f"installing img2dataset {VERSION} into {folder} …", flush=True)
@@ -269,7 +271,7 @@ def main() -> None:
     parser.add_argument("--pictures", type=int, default=2000)
     parser.add_argument("--threads", type=int, default=16)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--folder", type=Path, default=Path(__file__).parent / "scratch")
+    parser.add_argument("--folder", type=Path, action="append")
     options = parser.parse_args()
     print(machine("requests", "urllib3", "pillow", "simplejpeg"))
     cv2.setNumThreads(1)
@@ -277,13 +279,18 @@ def main() -> None:
     size = statistics.mean(map(len, pictures.values()))
     print(f"{len(pictures):,} pictures of {size / 1000:.1f} KB, {options.threads} threads a side\n")
     tool()
-    with server(pictures) as port, tempfile.TemporaryDirectory(dir=options.folder) as folder:
+    with server(pictures) as port:
         for keep, how in ((False, "a connection each"), (True, "connections kept")):
             print(f"the server gives at least {ceiling(port, list(pictures), keep):,.0f}/s, {how}")
-        print()
-        urls = Path(folder) / "urls.txt"
-        urls.write_text("".join(f"http://127.0.0.1:{port}{path.decode()}\n" for path in pictures))
-        compare(Job(urls, len(pictures), port, options.threads), Path(folder), options.rounds)
+        for place in options.folder or [each for each in FOLDERS if each.is_dir()]:
+            print(f"\nin {'memory' if place == FOLDERS[1] else place.name}")
+            with tempfile.TemporaryDirectory(dir=place) as name:
+                folder = Path(name)
+                urls = folder / "urls.txt"
+                url = f"http://127.0.0.1:{port}"
+                urls.write_text("".join(f"{url}{path.decode()}\n" for path in pictures))
+                job = Job(urls, len(pictures), port, options.threads)
+                compare(job, folder, options.rounds)
 
 
 if __name__ == "__main__":

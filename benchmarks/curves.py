@@ -7,9 +7,12 @@ the network is ResUNet, on pictures of `--side` pixels. Parts:
 
 - steps: the greatest difference of the training loss between a change (the memory order, a fused
   optimiser and, with --compile, compiling) and the plain step: in float64 over 20 steps, where
-  1e-6 is allowed, and in float32 over the first 3, where 1e-5 is.
-- seeds: the test figures at the end of `--seeds` runs of `--steps` steps, in float32 and in bf16.
-  A change is as good where the means differ by less than the runs of one kind do.
+  1e-6 is allowed, and in float32 over the first 3, where 1e-5 is. Beside it how far each is in
+  float32 from the plain step in float64, for no change can be nearer to another than both are to
+  what is computed.
+- seeds: the test figures at the end of `--seeds` runs of `--steps` steps: plain, with the memory
+  order and the optimiser of the trainer's defaults, and those in bf16. A change is as good where
+  the means differ by less than the runs of one kind do.
 """
 
 from __future__ import annotations
@@ -18,6 +21,8 @@ import argparse
 import statistics
 import tempfile
 import time
+from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +43,24 @@ if TYPE_CHECKING:
 
 FIGURES = ("loss", "miou", "mrmse")
 PLAIN = {"channels_last": False, "compile": False}
+OPTIMIZER: dict[str, Any] = {"type": "AdamW", "args": {"lr": 0.001}}
+EXACT_STEPS, ROUNDED_STEPS = 20, 3
+
+
+@dataclass(frozen=True)
+class Way:
+    """How a step is computed. `fused` None: as the trainer chooses, which is fused."""
+
+    training: dict[str, Any] = field(default_factory=lambda: PLAIN)
+    fused: bool | None = False
+
+
+# name: (precision, way)
+KINDS = {
+    "float32, plain": ("float32", Way()),
+    "float32": ("float32", Way({}, None)),
+    "bf16": ("bf16", Way({}, None)),
+}
 
 
 class Float64(nn.Module):
@@ -57,87 +80,78 @@ def section(given: argparse.Namespace) -> dict[str, Any]:
     return {"root": root, "size": given.side, "cache": "ram", "loader_args": loading}
 
 
-def curve(
-    given: argparse.Namespace, exact: bool, fused: bool | None, training: dict[str, Any]
-) -> list[float]:
-    """The losses of the first steps of a run with these settings, the same weights and batches."""
+def curve(given: argparse.Namespace, way: Way, exact: bool) -> list[float]:
+    """The losses of the first steps of a run, the same weights and batches whatever the way."""
     torch.manual_seed(0)
     model = Float64(ResUNet()) if exact else ResUNet()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=fused)
-    config = {
-        "name": f"curve{time.monotonic_ns()}",
-        "chkpt_dir": str(given.scratch),
-        "device": "GPU" if given.device == "cuda" else "CPU",
-        "precision": "float32",
-        "dataset": section(given),
-        "training": {"steps": 20, **training},
-    }
+    optimizer = torch.optim.AdamW(model.parameters(), **OPTIMIZER["args"], fused=way.fused)
+    config = run_config(given, "float32", 0, way)
+    config |= {"name": f"curve{time.monotonic_ns()}", "lr_scheduler": None}
     dataset = DenseDepth(given.workspace, given.workspace, size=given.side)
     subset = Subset(dataset, list(range(len(dataset))))
     losses = BCEDiceLoss(), RMSELoss()
     trainer = GPUTrainer(model, losses, optimizer, config, subset, subset)
     trainer.model.train()
     found: list[float] = []
-    for batch in trainer.train_batches.epoch(0):
+    for batch in islice(trainer.train_batches.epoch(0), EXACT_STEPS if exact else ROUNDED_STEPS):
         trainer._train_step(0, [batch])
         found.append(trainer._meter.last()["loss"])
-        if len(found) == (20 if exact else 3):
-            break
     return found
 
 
+def apart(one: list[float], other: list[float]) -> float:
+    """The greatest difference over the steps that both have."""
+    return max(abs(a - b) for a, b in zip(one, other, strict=False))
+
+
 def steps(given: argparse.Namespace) -> None:
-    changes: dict[str, tuple[bool | None, dict[str, Any]]] = {
-        "channels-last": (False, {**PLAIN, "channels_last": True}),
-        "fused": (None, PLAIN),
+    changes = {
+        "channels-last": Way({**PLAIN, "channels_last": True}),
+        "fused": Way(fused=None),
     }
     if given.compile:
-        changes["compiled"] = (False, {**PLAIN, "compile": True})
-    print(f"\n{'change':14} | float64, 20 steps | float32, 3 steps")
-    plain = {exact: curve(given, exact, False, PLAIN) for exact in (True, False)}
-    for name, (fused, training) in changes.items():
-        off = {
-            exact: max(
-                abs(one - other)
-                for one, other in zip(
-                    plain[exact], curve(given, exact, fused, training), strict=True
-                )
-            )
-            for exact in (True, False)
-        }
-        print(f"{name:14} | {off[True]:17.1e} | {off[False]:16.1e}", flush=True)
+        changes["compiled"] = Way({**PLAIN, "compile": True})
+    exact, rounded = (curve(given, Way(), each) for each in (True, False))
+    print(f"\n{'change':14} | float64, 20 steps | float32, 3 steps | float32 from float64, 3 steps")
+    print(f"{'none':14} | {'':17} | {'':16} | {apart(rounded, exact):29.1e}", flush=True)
+    for name, way in changes.items():
+        changed = curve(given, way, exact=False)
+        print(f"{name:14} | {apart(curve(given, way, exact=True), exact):17.1e}", end=" | ")
+        print(f"{apart(changed, rounded):16.1e} | {apart(changed, exact):29.1e}", flush=True)
 
 
 def seeds(given: argparse.Namespace) -> None:
     print(
         f"\n{given.steps} steps of {given.batch}, mean ± standard deviation of {given.seeds} seeds"
     )
-    print("precision | " + " | ".join(f"{name:>17}" for name in FIGURES) + " | seconds a run")
-    for precision in ("float32", "bf16"):
+    print(f"{'step':14} | " + " | ".join(f"{name:>17}" for name in FIGURES) + " | seconds a run")
+    compiled = {"bf16, compiled": ("bf16", Way({"compile": True}, None))}
+    for kind, (precision, way) in (KINDS | (compiled if given.compile else {})).items():
         ends: list[dict[str, float]] = []
         began = time.perf_counter()
         for seed in range(given.seeds):
-            ends.append(Runner(run_config(given, precision, seed)).start_train())
+            config = run_config(given, precision, seed, way) | {"name": f"{kind} {seed}"}
+            ends.append(Runner(config).start_train())
         took = (time.perf_counter() - began) / given.seeds
         cells = []
         for name in FIGURES:
             values = [end[name] for end in ends]
             cells.append(f"{statistics.mean(values):8.4f} ± {statistics.stdev(values):.4f}")
-        print(f"{precision:9} | " + " | ".join(f"{cell:>17}" for cell in cells), end=" | ")
+        print(f"{kind:14} | " + " | ".join(f"{cell:>17}" for cell in cells), end=" | ")
         print(f"{took:.1f}", flush=True)
 
 
-def run_config(given: argparse.Namespace, precision: str, seed: int) -> dict[str, Any]:
+def run_config(given: argparse.Namespace, precision: str, seed: int, way: Way) -> dict[str, Any]:
+    chosen = {} if way.fused is None else {"fused": way.fused}
     return {
-        "name": f"{precision}-{seed}",
         "chkpt_dir": str(given.scratch),
         "device": "GPU" if given.device == "cuda" else "CPU",
         "precision": precision,
         "seed": seed,
         "dataset": section(given),
-        "optimizer": {"type": "AdamW", "args": {"lr": 0.001}},
+        "optimizer": {**OPTIMIZER, "args": {**OPTIMIZER["args"], **chosen}},
         "lr_scheduler": {"type": "OneCycleLR", "args": {"max_lr": 0.003}},
-        "training": {"steps": given.steps, "test_samples": 128, "compile": given.compile},
+        "training": {"steps": given.steps, "test_samples": 128, **way.training},
     }
 
 

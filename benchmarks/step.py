@@ -23,6 +23,7 @@ from vathos import model as models
 from vathos.model.loss import BCEDiceLoss, RMSELoss
 from vathos.trainer.moves import fuse
 from vathos.trainer.tuning import StepSettings, arrange
+from vathos.utils.device import choose_precision, synchronise
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -53,6 +54,7 @@ class Step:
 
     def __call__(self, pictures: Tensor, mask: Tensor, depth: Tensor) -> None:
         kind = self.settings.autocast
+        pictures = pictures.contiguous(memory_format=self.settings.memory_order)
         with torch.autocast(self.device.type, dtype=kind, enabled=kind is not None):
             depth_logits, mask_logits = self._network(pictures)
         seg_loss, depth_loss = self._losses
@@ -70,24 +72,20 @@ def draw(side: int, batch: int, device: torch.device) -> tuple[Tensor, Tensor, T
 
 def seconds(step: Step, batch: tuple[Tensor, Tensor, Tensor], least: float) -> float:
     """Seconds of one step, over as many as take `least` seconds."""
-    wait(step.device)
+    synchronise(step.device)
     start, count = time.perf_counter(), 0
     while (spent := time.perf_counter() - start) < least:
         step(*batch)
-        wait(step.device)
+        synchronise(step.device)
         count += 1
     return spent / count
-
-
-def wait(device: torch.device) -> None:
-    if device.type != "cpu":
-        torch.accelerator.synchronize(device)
 
 
 def compare(name: str, side: int, count: int, ways: Sequence[StepSettings], device: str) -> None:
     """Print a line for each way to train the network `name`."""
     place = torch.device(device)
     batch = draw(side, count, place)
+    kind = choose_precision("auto", place)
     steps = [Step(name, way, place) for way in ways]
     for step in steps:
         for _ in range(_WARM_UP):
@@ -98,7 +96,7 @@ def compare(name: str, side: int, count: int, ways: Sequence[StepSettings], devi
             best[number] = min(best[number], seconds(step, batch, _SECONDS))
     print(f"\n{name}, {side} px, {count} at a time")
     for way, took in zip(ways, best, strict=True):
-        usual = way == StepSettings("bf16", channels_last=True, compile=False)
+        usual = way.autocast is kind and way.channels_last and not way.compile
         print(f"{way!s:34}{'*' if usual else ' '} | {1000 * took:8.1f} ms ", end="| ")
         print(f"{count / took:8.1f} samples/s | {best[0] / took:5.2f} x")
 

@@ -12,13 +12,16 @@ The network is ResUNet, trained by the trainer as it is configured by default. P
 - original: the trainer against the 2020 system's loop, written anew from its description: extracted
   files, Pillow, a DataLoader, float32 in torch's own memory order, plain AdamW, and the losses and
   metrics read back at each step.
-- memory: the highest memory of a process that trains, by batch size, beside that loop's.
+- memory: the highest memory of a process that trains, by batch size up to the largest that fits,
+  beside that loop's.
 - models: samples a second of both networks at 96 and 192 px by batch size; only on a GPU.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
+import signal
 import statistics
 import subprocess
 import sys
@@ -48,8 +51,8 @@ from vathos.runner import Runner
 from vathos.trainer.keeping import keep
 from vathos.trainer.loaders import make_batches
 from vathos.utils.config import parse_config
-from vathos.utils.device import choose_device
-from vathos.utils.memory import available_memory
+from vathos.utils.device import choose_device, synchronise
+from vathos.utils.memory import available_memory, peak
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -59,6 +62,7 @@ if TYPE_CHECKING:
     from vathos.data_loader.batches import Batches
     from vathos.trainer import BaseTrainer
 
+FILLED = 0.9  # of the memory that is free, by the largest batch on a CPU
 KEYS = ("bg", "fg_bg", "fg_bg_mask", "depth_fg_bg")
 
 
@@ -95,11 +99,6 @@ def trainer_for(config: dict[str, Any]) -> BaseTrainer:
     return runner.trainer
 
 
-def wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-
-
 def endless(batches: Batches) -> Iterator[dict[str, Tensor]]:
     for epoch in count():
         yield from batches.epoch(epoch)
@@ -111,7 +110,7 @@ def rate(
     """(samples a second, part of the time waited for batches) of `steps` steps."""
     for _ in range(4):  # what was decoded while another was measured
         next(batches)
-    wait(device)
+    synchronise(device)
     began, waited, samples = time.perf_counter(), 0.0, 0
     for _ in range(steps):
         asked = time.perf_counter()
@@ -119,7 +118,7 @@ def rate(
         waited += time.perf_counter() - asked
         step(batch)
         samples += len(batch["bg"])
-    wait(device)
+    synchronise(device)
     took = time.perf_counter() - began
     return samples / took, waited / took
 
@@ -140,7 +139,7 @@ def share(given: argparse.Namespace) -> None:
     for name, dataset in variants.items():
         parsed = parse_config(settings(given, given.batch, **dataset))
         batches = make_batches(parsed, train, test)
-        keep(parsed, batches, trainer.device, epochs=2)
+        keep(parsed, batches, trainer.device, epochs=2, spare=trainer.spare)
         sources[name] = batches[0]
         if "cache" in dataset:
             deque(sources[name].epoch(0), 0)  # fills it
@@ -305,32 +304,42 @@ def show_peak(given: argparse.Namespace) -> None:
         trainer = trainer_for(settings(given, 2))
         for _ in range(2):
             trainer._train_step(0, (stored,))
-    if device.type == "cuda":
-        print(torch.cuda.max_memory_allocated() / 1e6)
-    else:
-        # Not getrusage: what it tells begins with the memory of the process that started this one.
-        lines = Path("/proc/self/status").read_text().splitlines()
-        print(next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) * 1024 / 1e6)
+    found = peak(device)
+    assert found is not None, "the command line allows devices whose peak can be read"
+    print(found / 1e6)
 
 
 def memory(given: argparse.Namespace) -> None:
+    room = math.inf if given.device == "cuda" else FILLED * available_memory() / 1e6
+    if room < math.inf:
+        print(f"memory to fill: {room:.0f} MB")
     for kind in ("trainer", "original"):
-        peak, batch = 0.0, 2 if given.quick else 16
-        while batch <= given.largest:
-            if given.device == "cpu" and 2 * peak * 1e6 > available_memory():
-                print(f"{kind}, batch {batch:4}: not tried, it might take all memory there is")
-                break
+        peaks: list[tuple[int, float]] = []
+        batch = 2 if given.quick else 16
+        while batch <= given.largest and (not peaks or batch > 1.05 * peaks[-1][0]):
             command = [sys.executable, "-m", "benchmarks.train", "--peak", kind]
             command += ["--batch", f"{batch}", "--workspace", f"{given.workspace}"]
             command += ["--device", given.device]
             done = subprocess.run(command, capture_output=True, text=True)
-            if done.returncode:
+            if done.returncode == -signal.SIGKILL or "out of memory" in done.stderr:
                 print(f"{kind}, batch {batch:4}: does not fit")
                 break
-            peak = float(done.stdout.split()[-1])
-            print(f"{kind}, batch {batch:4}: {peak:8.0f} MB at most", flush=True)
-            batch *= 2
+            if done.returncode:
+                sys.exit(done.stderr)
+            peaks.append((batch, float(done.stdout.split()[-1])))
+            print(f"{kind}, batch {batch:4}: {peaks[-1][1]:8.0f} MB at most", flush=True)
+            batch = next_batch(peaks, room)
     print()
+
+
+def next_batch(peaks: list[tuple[int, float]], room: float) -> int:
+    """Twice the last one, or what by the last two (batch, MB) just fits into `room` MB: a CPU that
+    is asked for more does not refuse, it kills."""
+    batch, peak = peaks[-1]
+    if len(peaks) == 1 or room == math.inf:
+        return 2 * batch
+    smaller, less = peaks[-2]
+    return min(2 * batch, batch + int((room - peak) * (batch - smaller) / (peak - less)))
 
 
 def models(given: argparse.Namespace) -> None:
@@ -379,7 +388,7 @@ def main() -> None:
     given.batch = given.batch or (2 if given.quick else 256 if cuda else 8)
     given.steps = given.steps or (1 if given.quick else 50 if cuda else 5)
     given.rounds = given.rounds or (1 if given.quick else 5)
-    given.largest = given.largest or (4 if given.quick else 4096 if cuda else 256)
+    given.largest = given.largest or (4 if given.quick else 4096)
     with tempfile.TemporaryDirectory() as scratch:
         given.scratch = Path(scratch)
         if given.peak:

@@ -39,7 +39,7 @@ def keep(
     batches: Sequence[Batches],
     device: torch.device,
     epochs: int,
-    spare: Callable[[], int] = lambda: 0,
+    spare: Callable[[], int],
 ) -> None:
     """Have these batches keep their samples as `dataset.cache` says, in a run of so many epochs.
 
