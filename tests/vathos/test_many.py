@@ -232,7 +232,7 @@ def test_started_by_torchrun_a_program_that_joins_nobody_is_refused(
 def test_torchrun_restarts_after_a_kill_and_the_run_ends_with_its_steps(
     config: dict[str, Any], tmp_path: Path
 ) -> None:
-    training = {"steps": 24, "checkpoint_every": 2, "log_every": 2, "test_samples": 4}
+    training = {"steps": 12, "checkpoint_every": 3, "log_every": 2, "test_samples": 4}
     path = tmp_path / "config.yaml"
     path.write_text(json.dumps({**config, "model": "ResUNet", "training": training}))
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
@@ -250,8 +250,8 @@ def test_torchrun_restarts_after_a_kill_and_the_run_ends_with_its_steps(
     said = started.communicate(timeout=120)[1]
     assert started.returncode == 0, said
     assert said.count("another process of this run vanished") <= 1
-    assert load_checkpoint(folder / "train_checkpoint.pt")["step"] == 24
-    assert [row["epoch"] for row in read_record(folder)] == ["0", "1", "2", "3"]
+    assert load_checkpoint(folder / "train_checkpoint.pt")["step"] == 12
+    assert [row["epoch"] for row in read_record(folder)] == ["0", "1"]
     # A finished run started again by the command for people: one of two shows its figures.
     command = [*torchrun, "-m", "cli", "train", str(path)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
