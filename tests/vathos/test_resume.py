@@ -193,6 +193,19 @@ def test_checkpoint_every_bounds_what_a_kill_costs(
     assert load_checkpoint(tmp_path / "run" / "train_checkpoint.pt")["step"] == 5
 
 
+def test_a_step_that_was_not_told_of_before_a_kill_counts_after_it(
+    make_trainer: Callable[..., GPUTrainer], tmp_path: Path
+) -> None:
+    expected = make_trainer("whole", log_every=2).start_train()
+    options = {"log_every": 2, "checkpoint_every": 1}
+    with pytest.raises(Killed):
+        make_trainer("killed", on_progress=stop_at("train", 2, Killed), **options).start_train()
+    state = load_checkpoint(tmp_path / "killed" / "train_checkpoint.pt")
+    assert state["step"] == 1
+    assert make_trainer("killed", state, **options).start_train() == expected
+    assert read_record(tmp_path / "killed") == read_record(tmp_path / "whole")
+
+
 def test_a_half_written_checkpoint_or_one_of_another_model_is_refused(
     make_trainer: Callable[..., GPUTrainer], tmp_path: Path
 ) -> None:
