@@ -139,6 +139,11 @@ def test_the_arguments_are_those_documented_in_their_order(path: str) -> None:
     assert arguments[: len(ARGUMENTS[path])] == ARGUMENTS[path]
 
 
+@pytest.fixture(autouse=True)
+def _networks_have_names() -> None:
+    """Those of the tests have none here."""
+
+
 @pytest.mark.parametrize("module", ["vathos.model", "vathos.model.loss"])
 def test_what_a_configuration_looks_up_is_what_the_package_says_it_has(module: str) -> None:
     found = importlib.import_module(module)
