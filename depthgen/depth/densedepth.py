@@ -18,6 +18,7 @@ from depthgen.depth.densedepth_layout import DECODER, ENCODER, Layout, read_dens
 from depthgen.depth.estimator import EstimatorError, PrecisionName, QuantityName
 from depthgen.depth.quantity import NEAREST_LABEL
 from depthgen.depth.resample import PillowBicubic, SkimageResize
+from depthgen.depth.side_by_side import side_by_side
 from depthgen.depth.weights import digest
 
 if TYPE_CHECKING:
@@ -292,13 +293,15 @@ class DenseDepthEstimator:
         self.assumed = assumed
         self._filters: dict[tuple[int, int], tuple[PillowBicubic, SkimageResize]] = {}
 
-    @torch.inference_mode()
     def __call__(self, pictures: Tensor) -> Tensor:
         """Labels of pictures: (N, H, W, 3) uint8 RGB → (N, H, W) float32 in [0.01, 1].
 
         Pillow's bicubic to 640 × 480, the network, clip(1000 / out, 10, 1000) / 1000, and
         scikit-image's `resize` back.
         """
+        return side_by_side(self._label, pictures)
+
+    def _label(self, pictures: Tensor) -> Tensor:
         shrink, back = self._filters_for(pictures.shape[1], pictures.shape[2])
         values = self.network(shrink(pictures))
         return back(torch.clamp(_RANGE / values, NEAREST_LABEL * _RANGE, _RANGE) / _RANGE)

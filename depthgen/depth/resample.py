@@ -106,14 +106,38 @@ class SkimageResize:
         self, source: tuple[int, int], target: tuple[int, int], device: torch.device
     ) -> None:
         self._down, self._across = (
-            torch.from_numpy(linear_matrix(before, after)).to(device)
+            _Smaller(before, after, device) if after < before else _Larger(before, after, device)
             for before, after in zip(source, target, strict=True)
         )
 
     def __call__(self, maps: Tensor) -> Tensor:
         """(N, H, W) float32 → (N, h, w) float32."""
+        return self._down(self._across(maps, dim=2), dim=1)
+
+
+class _Larger:
+    """An axis that does not shrink: each place lies between two, and takes from no other."""
+
+    def __init__(self, before: int, after: int, device: torch.device) -> None:
+        left, right, share = _neighbours(before, after)
+        self._left, self._right = (torch.from_numpy(each).to(device) for each in (left, right))
+        self._share = torch.from_numpy(share).float().to(device)
+
+    def __call__(self, maps: Tensor, dim: int) -> Tensor:
+        left, right = (maps.index_select(dim, each) for each in (self._left, self._right))
+        return left.lerp_(right, self._share if dim == 2 else self._share[:, None])
+
+
+class _Smaller:
+    """An axis that shrinks, as a matrix."""
+
+    def __init__(self, before: int, after: int, device: torch.device) -> None:
+        self._matrix = torch.from_numpy(linear_matrix(before, after)).to(device)
+
+    def __call__(self, maps: Tensor, dim: int) -> Tensor:
         # In float64, since float32 sums turn a plateau of 1 into 1 − 6e-8, a grey level less.
-        return (self._down @ (maps.double() @ self._across.T)).float()
+        wide = maps.double()
+        return (wide @ self._matrix.T if dim == 2 else self._matrix @ wide).float()
 
 
 def linear_matrix(before: int, after: int) -> NDArray[np.float64]:
@@ -121,15 +145,21 @@ def linear_matrix(before: int, after: int) -> NDArray[np.float64]:
 
     The Gaussian has sigma (before / after − 1) / 2 where that is positive, cut off at 4 sigma.
     """
-    factor = before / after
     matrix = np.zeros((after, before))
     rows = np.arange(after)
-    places = (rows + 0.5) * factor - 0.5
+    left, right, share = _neighbours(before, after)
+    np.add.at(matrix, (rows, left), 1.0 - share)
+    np.add.at(matrix, (rows, right), share)
+    return matrix @ _gaussian_matrix(before, max((before / after - 1.0) / 2.0, 0.0))
+
+
+def _neighbours(
+    before: int, after: int
+) -> tuple[NDArray[np.int_], NDArray[np.int_], NDArray[np.float64]]:
+    """(left, right, share): the places around each resized one, and what it takes of the right."""
+    places = (np.arange(after) + 0.5) * (before / after) - 0.5
     left = np.floor(places).astype(int)
-    share = places - left
-    np.add.at(matrix, (rows, _mirror(left, before)), 1.0 - share)
-    np.add.at(matrix, (rows, _mirror(left + 1, before)), share)
-    return matrix @ _gaussian_matrix(before, max((factor - 1.0) / 2.0, 0.0))
+    return _mirror(left, before), _mirror(left + 1, before), places - left
 
 
 def _gaussian_matrix(size: int, sigma: float) -> NDArray[np.float64]:

@@ -20,6 +20,7 @@ from depthgen.depth.extras import first_line, require
 from depthgen.depth.hub import SETTINGS, fetch, weight_files
 from depthgen.depth.processors import read_processor
 from depthgen.depth.quantity import FAR_M
+from depthgen.depth.side_by_side import side_by_side
 from depthgen.stage import files_digest
 
 if TYPE_CHECKING:
@@ -59,9 +60,11 @@ class TransformersEstimator:
     def full_scale(self) -> float | None:
         return 1.0 if self.quantity == "depth_m" else None
 
-    @torch.inference_mode()
     def __call__(self, pictures: Tensor) -> Tensor:
         """(N, H, W, 3) uint8 RGB → (N, H, W) float32: metres / 10, or what the network gives."""
+        return side_by_side(self._label, pictures)
+
+    def _label(self, pictures: Tensor) -> Tensor:
         height, width = pictures.shape[1:3]
         inputs = self.processor.prepare(pictures)
         inputs = inputs.to(_DTYPES[self.precision], memory_format=torch.channels_last)
