@@ -3,16 +3,16 @@
     python -m benchmarks.curves [--device cuda] [--workspace DIR] [--only PART] [--compile]
 
 Pictures are rendered rooms with rendered things in them, made first unless a workspace is named;
-the network is ResUNet, on pictures of `--side` pixels. Parts:
+the network is ResUNet. Parts:
 
-- steps: the greatest difference of the training loss between a change (the memory order, a fused
-  optimiser and, with --compile, compiling) and the plain step: in float64 over 20 steps, where
-  1e-6 is allowed, and in float32 over the first 3, where 1e-5 is. Beside it how far each is in
-  float32 from the plain step in float64, for no change can be nearer to another than both are to
-  what is computed.
-- seeds: the test figures at the end of `--seeds` runs of `--steps` steps: plain, with the memory
-  order and the optimiser of the trainer's defaults, and those in bf16. A change is as good where
-  the means differ by less than the runs of one kind do.
+- steps: on pictures of 96 pixels, the greatest difference of the training loss between a change
+  (the memory order, a fused optimiser and, with --compile, compiling) and the plain step: in
+  float64 over 20 steps, where 1e-6 is allowed, and in float32 over the first 3, where 1e-5 is.
+  Beside it how far each is in float32 from the plain step in float64, for no change can be nearer
+  to another than both are to what is computed.
+- seeds: on pictures of `--side` pixels, the test figures at the end of `--seeds` runs of `--steps`
+  steps: plain, with the memory order and the optimiser of the trainer's defaults, and those in
+  bf16. A change is as good where the means differ by less than the runs of one kind do.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 FIGURES = ("loss", "miou", "mrmse")
 PLAIN = {"channels_last": False, "compile": False}
 OPTIMIZER: dict[str, Any] = {"type": "AdamW", "args": {"lr": 0.001}}
-EXACT_STEPS, ROUNDED_STEPS = 20, 3
+CURVE_SIDE, EXACT_STEPS, ROUNDED_STEPS = 96, 20, 3
 
 
 @dataclass(frozen=True)
@@ -74,10 +74,10 @@ class Float64(nn.Module):
         return self.network(pictures.double())
 
 
-def section(given: argparse.Namespace) -> dict[str, Any]:
+def section(given: argparse.Namespace, side: int) -> dict[str, Any]:
     loading = {"batch_size": given.batch}
     root = str(given.workspace)
-    return {"root": root, "size": given.side, "cache": "ram", "loader_args": loading}
+    return {"root": root, "size": side, "cache": "ram", "loader_args": loading}
 
 
 def curve(given: argparse.Namespace, way: Way, exact: bool) -> list[float]:
@@ -85,9 +85,9 @@ def curve(given: argparse.Namespace, way: Way, exact: bool) -> list[float]:
     torch.manual_seed(0)
     model = Float64(ResUNet()) if exact else ResUNet()
     optimizer = torch.optim.AdamW(model.parameters(), **OPTIMIZER["args"], fused=way.fused)
-    config = run_config(given, "float32", 0, way)
+    config = run_config(given, "float32", 0, way, CURVE_SIDE)
     config |= {"name": f"curve{time.monotonic_ns()}", "lr_scheduler": None}
-    dataset = DenseDepth(given.workspace, given.workspace, size=given.side)
+    dataset = DenseDepth(given.workspace, given.workspace, size=CURVE_SIDE)
     subset = Subset(dataset, list(range(len(dataset))))
     losses = BCEDiceLoss(), RMSELoss()
     trainer = GPUTrainer(model, losses, optimizer, config, subset, subset)
@@ -112,7 +112,8 @@ def steps(given: argparse.Namespace) -> None:
     if given.compile:
         changes["compiled"] = Way({**PLAIN, "compile": True})
     exact, rounded = (curve(given, Way(), each) for each in (True, False))
-    print(f"\n{'change':14} | float64, 20 steps | float32, 3 steps | float32 from float64, 3 steps")
+    print(f"\n{CURVE_SIDE} px")
+    print(f"{'change':14} | float64, 20 steps | float32, 3 steps | float32 from float64, 3 steps")
     print(f"{'none':14} | {'':17} | {'':16} | {apart(rounded, exact):29.1e}", flush=True)
     for name, way in changes.items():
         changed = curve(given, way, exact=False)
@@ -122,7 +123,7 @@ def steps(given: argparse.Namespace) -> None:
 
 def seeds(given: argparse.Namespace) -> None:
     print(
-        f"\n{given.steps} steps of {given.batch}, mean ± standard deviation of {given.seeds} seeds"
+        f"\n{given.side} px, {given.steps} steps, mean ± standard deviation of {given.seeds} seeds"
     )
     print(f"{'step':14} | " + " | ".join(f"{name:>17}" for name in FIGURES) + " | seconds a run")
     compiled = {"bf16, compiled": ("bf16", Way({"compile": True}, None))}
@@ -130,7 +131,9 @@ def seeds(given: argparse.Namespace) -> None:
         ends: list[dict[str, float]] = []
         began = time.perf_counter()
         for seed in range(given.seeds):
-            config = run_config(given, precision, seed, way) | {"name": f"{kind} {seed}"}
+            config = run_config(given, precision, seed, way, given.side) | {
+                "name": f"{kind} {seed}"
+            }
             ends.append(Runner(config).start_train())
         took = (time.perf_counter() - began) / given.seeds
         cells = []
@@ -141,14 +144,16 @@ def seeds(given: argparse.Namespace) -> None:
         print(f"{took:.1f}", flush=True)
 
 
-def run_config(given: argparse.Namespace, precision: str, seed: int, way: Way) -> dict[str, Any]:
+def run_config(
+    given: argparse.Namespace, precision: str, seed: int, way: Way, side: int
+) -> dict[str, Any]:
     chosen = {} if way.fused is None else {"fused": way.fused}
     return {
         "chkpt_dir": str(given.scratch),
         "device": "GPU" if given.device == "cuda" else "CPU",
         "precision": precision,
         "seed": seed,
-        "dataset": section(given),
+        "dataset": section(given, side),
         "optimizer": {**OPTIMIZER, "args": {**OPTIMIZER["args"], **chosen}},
         "lr_scheduler": {"type": "OneCycleLR", "args": {"max_lr": 0.003}},
         "training": {"steps": given.steps, "test_samples": 128, **way.training},
@@ -174,8 +179,8 @@ def main() -> None:
         given.scratch = Path(folder, "runs")
         if given.workspace is None:
             given.workspace = Path(folder, "data")
-            make(given.workspace, 2 * given.side, 16)
-        print(f"ResUNet, {given.side} px, {given.batch} at a time")
+            make(given.workspace, CURVE_SIDE, 16)
+        print(f"ResUNet, {given.batch} at a time")
         for name in given.only or PARTS:
             PARTS[name](given)
 
