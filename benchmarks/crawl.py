@@ -184,7 +184,7 @@ def tool() -> Path:
     folder = SCRATCH / f"img2dataset-{VERSION}"
     command = folder / "bin" / "img2dataset"
     if not command.exists():
-        print(f"installing img2dataset {VERSION} into {folder} …", flush=True)
+        print(f"installing img2dataset {VERSION} …", file=sys.stderr, flush=True)
         subprocess.run([sys.executable, "-m", "venv", "--clear", folder], check=True)
         pip = str(folder / "bin" / "pip")
         install = [pip, "install", "--quiet", f"img2dataset=={VERSION}"]
