@@ -143,14 +143,14 @@ class _Smaller:
 def linear_matrix(before: int, after: int) -> NDArray[np.float64]:
     """(after, before): smoothing and linear interpolation of a row, mirrored at its end pixels.
 
-    The Gaussian has sigma (before / after − 1) / 2 where that is positive, cut off at 4 sigma.
+    For an axis that shrinks. The Gaussian has sigma (before / after − 1) / 2, cut off at 4 sigma.
     """
     matrix = np.zeros((after, before))
     rows = np.arange(after)
     left, right, share = _neighbours(before, after)
     np.add.at(matrix, (rows, left), 1.0 - share)
     np.add.at(matrix, (rows, right), share)
-    return matrix @ _gaussian_matrix(before, max((before / after - 1.0) / 2.0, 0.0))
+    return matrix @ _gaussian_matrix(before, (before / after - 1.0) / 2.0)
 
 
 def _neighbours(
