@@ -191,7 +191,7 @@ def test_samples_are_decoded_as_in_a_first_epoch_wherever_a_run_would_keep_them(
     place: str, tiny_set: Callable[..., TinySet], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tiny_set(size=SIDE).write().folder
-    monkeypatch.setattr("vathos.trainer.keeping.available_memory", lambda: 1)  # no room either
+    monkeypatch.setattr("vathos.trainer.keeping.available_share", lambda: 1)  # no room either
     config = {"dataset": {"cache": place}}
     for drawn in (False, True):
         (row,) = run(folder, config=config, size=None, drawn=drawn, batch_sizes=(2,)).rows

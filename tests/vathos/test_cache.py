@@ -264,7 +264,7 @@ def test_auto_takes_memory_that_has_room_if_samples_are_visited_again(
     training: dict[str, Any],
     said: str,
 ) -> None:
-    monkeypatch.setattr(keeping, "available_memory", lambda: free)
+    monkeypatch.setattr(keeping, "available_share", lambda: free)
     with caplog.at_level(logging.INFO, "vathos"):
         build_trainer(tmp_path, dataset, config=settings(dataset, "auto"), **training)
     (line,) = [record.getMessage() for record in caplog.records]
@@ -316,14 +316,14 @@ def test_what_a_step_takes_of_a_gpu_is_not_spare(dataset: DenseDepth, tmp_path: 
 def test_a_memory_without_room_is_one_sentence_or_the_next_best_thing(
     dataset: DenseDepth, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(keeping, "available_memory", lambda: 100)
+    monkeypatch.setattr(keeping, "available_share", lambda: 100)
     with pytest.raises(ConfigError, match=r"^dataset\.cache: ram would take [^\n]*$"):
         build_trainer(tmp_path, dataset, config=settings(dataset, "ram"))
 
     def no_room(self: Cache) -> dict[str, torch.Tensor]:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(keeping, "available_memory", lambda: 10**9)
+    monkeypatch.setattr(keeping, "available_share", lambda: 10**9)
     monkeypatch.setattr(Cache, "_allocate", no_room)
     with pytest.raises(ConfigError, match=r"^dataset\.cache: device has no room [^\n]*$"):
         build_trainer(tmp_path, dataset, config=settings(dataset, "device"))

@@ -26,7 +26,7 @@ __all__ = ["MOST_WARM_UP", "TimedTrainer"]
 # The allocator, cuDNN's choice of algorithms, compilation and CUDA graphs take the first few.
 MOST_WARM_UP = 10
 WARM_UP = {"cuda": MOST_WARM_UP}
-WARM_UP_ELSEWHERE = 2
+WARM_UP_ELSEWHERE = 3
 LEAST_STEPS = 3
 MOST_SECONDS = 30.0
 

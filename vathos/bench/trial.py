@@ -14,6 +14,7 @@ from vathos.bench.memory import foretell
 from vathos.bench.result import Row
 from vathos.bench.timed import MOST_WARM_UP, TimedTrainer
 from vathos.runner.parts import build_parts
+from vathos.utils.allocator import give_back
 from vathos.utils.memory import is_out_of_memory, peak, reset_peak
 
 if TYPE_CHECKING:
@@ -53,6 +54,7 @@ class Trial:
         on_step is told how many steps have been timed.
         """
         about = (self.config.model.type, self.batch_size, self.samples, demand)
+        give_back()
         reset_peak(device)
         if device.type == "cpu":
             problem = foretell(demand, self.batch_size)

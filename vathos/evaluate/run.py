@@ -27,6 +27,7 @@ from vathos.evaluate.opening import open_run
 from vathos.evaluate.scores import RegionFigures, Scores, zones
 from vathos.predict.predictor import Predictor
 from vathos.trainer.checkpoint import find_checkpoint
+from vathos.utils.allocator import give_back, keep_freed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -130,9 +131,12 @@ def evaluate(
         again = {f"difference > {threshold} (best here)": difference_guesser(threshold)}
         guessers.append(seeing | again)
     parts = []
-    for name, each in rows.items():
-        scored = score(dataset, each, guessers, options.batch_size, seed, count.add)
-        parts.append(Part(name, len(each), len(opened.parts[name]), tuple(scored)))
+    try:
+        for name, each in rows.items():
+            scored = score(dataset, each, guessers, options.batch_size, seed, count.add)
+            parts.append(Part(name, len(each), len(opened.parts[name]), tuple(scored)))
+    finally:
+        give_back()
     found = predictor.network
     quantity = dataset.quantity or found.quantity
     return Evaluation(
@@ -172,6 +176,7 @@ def _network_guesser(predictor: Predictor) -> Guesser:
     def guess(batch: Batch) -> Guess:
         pair = torch.cat((batch["bg"], batch["fg_bg"]), dim=1)
         depth, mask = (each.cpu() for each in predictor.logits(pair))
+        keep_freed(predictor.device)
         return Guess(mask, depth)
 
     return guess

@@ -16,6 +16,7 @@ from vathos.errors import CheckpointError, DataError, UsageError, VathosError
 from vathos.predict.overlay import draw_overlay
 from vathos.predict.predictor import read_picture
 from vathos.trainer.checkpoint import write_atomic
+from vathos.utils.allocator import give_back, keep_freed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -128,16 +129,23 @@ def predict_pairs(
     if out.exists() and not out.is_dir():
         raise UsageError(f"{out} is a file; name a folder to write to")
     _keep_what_is_read(pairs, out)
-    for pair in pairs:
-        try:
-            composite = read_picture(pair.fg_bg)
-            mask, depth = predictor(pair.bg, pair.fg_bg, size)
-        except (ImageError, VathosError) as error:
-            if isinstance(error, UsageError):
-                raise
-            yield Left(pair.name, str(error))
-            continue
-        yield _write(out, pair.name, composite, mask > MASK_THRESHOLD, depth)
+    try:
+        for pair in pairs:
+            yield _predict_pair(predictor, pair, out, size)
+            keep_freed(predictor.device)
+    finally:
+        give_back()
+
+
+def _predict_pair(predictor: Predictor, pair: Pair, out: Path, size: Size) -> Written | Left:
+    try:
+        composite = read_picture(pair.fg_bg)
+        mask, depth = predictor(pair.bg, pair.fg_bg, size)
+    except UsageError:
+        raise
+    except (ImageError, VathosError) as error:
+        return Left(pair.name, str(error))
+    return _write(out, pair.name, composite, mask > MASK_THRESHOLD, depth)
 
 
 def _keep_what_is_read(pairs: Sequence[Pair], out: Path) -> None:

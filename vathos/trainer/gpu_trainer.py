@@ -21,6 +21,7 @@ from vathos.trainer.loaders import stored_batch
 from vathos.trainer.meter import METRICS
 from vathos.trainer.moves import fuse
 from vathos.trainer.tuning import StepSettings, Tuner, arrange, time_passes
+from vathos.utils.allocator import give_back, keep_freed
 from vathos.utils.device import setup_device
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ class GPUTrainer(BaseTrainer):
     """
 
     settings: StepSettings
+    _stepped = False
 
     @property
     def memory_order(self) -> torch.memory_format:
@@ -160,7 +162,17 @@ class GPUTrainer(BaseTrainer):
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
+        if not self._stepped:
+            self._stepped = True
+            keep_freed(self.device)
         return norm
+
+    def start_train(self) -> dict[str, float]:
+        try:
+            return super().start_train()
+        finally:
+            self._stepped = False
+            give_back()
 
     def state_dict(self) -> dict[str, Any]:
         return {**super().state_dict(), "scaler": self.scaler.state_dict()}

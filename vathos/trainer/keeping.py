@@ -7,7 +7,6 @@ nothing for a run that would visit each sample once. What it takes is one line i
 from __future__ import annotations
 
 import logging
-import os
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -17,7 +16,7 @@ from depthgen.workspace import Workspace
 from vathos.data_loader.cache import Cache, layouts_of, total_bytes
 from vathos.data_loader.disk_cache import DiskCache
 from vathos.errors import ConfigError
-from vathos.utils.memory import available_memory
+from vathos.utils.memory import available_share
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -57,7 +56,7 @@ def keep(
         log.info("dataset.cache: none, for each sample is trained on once")
         return
     size = _size(batches)
-    free_at: dict[Place, Callable[[], int]] = {"device": spare, "ram": _free_here}
+    free_at: dict[Place, Callable[[], int]] = {"device": spare, "ram": available_share}
     for place, free in free_at.items():
         if size > SHARE * free():
             continue
@@ -72,7 +71,7 @@ def keep(
 def _keep_at(
     place: Place, config: Config, batches: Sequence[Batches], device: torch.device, size: int
 ) -> None:
-    free = _free_here()
+    free = available_share()
     if place == "ram" and 0 < free < size:
         raise ConfigError(
             f"dataset.cache: ram would take {_told(size)}, and {_told(free)} of memory are free; "
@@ -112,11 +111,6 @@ def _size(batches: Sequence[Batches]) -> int:
         total_bytes(layouts_of(each.dataset, np.unique(each.order.rows), _sample(each)))
         for each in batches
     )
-
-
-def _free_here() -> int:
-    """This process's part of the available memory, if several train on this machine."""
-    return available_memory() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
 def _told(size: int) -> str:

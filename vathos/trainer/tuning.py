@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, cast
 import torch
 
 from vathos.trainer.checkpoint import write_atomic
+from vathos.utils.allocator import keep_freed
 from vathos.utils.device import choose_precision, device_name, synchronise
 from vathos.utils.memory import is_out_of_memory
 
@@ -193,9 +194,11 @@ def arrange(model: nn.Module, settings: StepSettings, device: torch.device) -> n
 def time_passes(run: Callable[[], None], device: torch.device) -> float:
     """The least seconds that `run` took on `device`, after it has warmed up."""
     seconds = []
-    for _ in range(WARM_UP + TIMED):
+    for done in range(WARM_UP + TIMED):
         start = time.perf_counter()
         run()
         synchronise(device)
         seconds.append(time.perf_counter() - start)
+        if not done:
+            keep_freed(device)  # as training does, so that the same is timed
     return min(seconds[WARM_UP:])

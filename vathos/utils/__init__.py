@@ -3,6 +3,7 @@
 Rule: nothing here knows about the data or the training loop.
 """
 
+from vathos.utils.allocator import give_back, keep_freed
 from vathos.utils.config import load_config
 from vathos.utils.device import setup_device
 from vathos.utils.instances import get_instance, get_instance_v2
@@ -12,6 +13,8 @@ from vathos.utils.parameters import setup_param_groups
 __all__ = [
     "get_instance",
     "get_instance_v2",
+    "give_back",
+    "keep_freed",
     "load_config",
     "setup_device",
     "setup_logger",

@@ -7,11 +7,19 @@ the former is what ends a process.
 from __future__ import annotations
 
 import gc
+import os
 from pathlib import Path
 
 import torch
 
-__all__ = ["available_memory", "is_out_of_memory", "peak", "reset_peak"]
+__all__ = [
+    "available_memory",
+    "available_share",
+    "is_out_of_memory",
+    "peak",
+    "reset_peak",
+    "resident",
+]
 
 # Of control groups, version 2 and 1: limit, use, and what of the use is files that can be dropped.
 GROUP_FILES = (
@@ -31,6 +39,11 @@ def available_memory(root: Path = Path("/")) -> int:
     """
     free = _table(root / "proc/meminfo").get("MemAvailable:", 0) * 1024
     return max(0, min([free, *(_left(folder) for folder in _groups(root) if folder.is_dir())]))
+
+
+def available_share() -> int:
+    """This process's part of the available memory, if several train on this machine."""
+    return available_memory() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
 def is_out_of_memory(error: Exception) -> bool:
@@ -60,8 +73,17 @@ def peak(device: torch.device) -> int | None:
         return torch.cuda.max_memory_allocated(device)
     if device.type != "cpu":
         return None
-    words = (line.split() for line in _lines(STATUS))
-    return next((int(each[1]) * 1024 for each in words if each and each[0] == "VmHWM:"), None)
+    return _of_this_process("VmHWM:")
+
+
+def resident() -> int:
+    """Bytes of this process that are in memory now; 0 where nothing tells (not Linux)."""
+    return _of_this_process("VmRSS:") or 0
+
+
+def _of_this_process(name: str) -> int | None:
+    kilobytes = _table(STATUS).get(name)
+    return None if kilobytes is None else kilobytes * 1024
 
 
 def _groups(root: Path) -> list[Path]:
