@@ -45,8 +45,8 @@ def keep_freed(device: torch.device) -> None:
 
 
 def give_back() -> None:
-    """Return what was kept to the system, and large blocks at once from now on, as by default; but a
-    later block that fits into the room that was made stays."""
+    """Return what was kept to the system, and from now on large blocks at once, as by default; but
+    a block that fits where others were stays."""
     libc = _glibc()
     if libc is not None:
         for parameter, value in DEFAULTS.items():
