@@ -7,9 +7,10 @@ the network is ResUNet. Parts:
 
 - steps: on pictures of 96 pixels, the greatest difference of the training loss between a change
   (the memory order, a fused optimiser and, with --compile, compiling) and the plain step: in
-  float64 over 20 steps, where 1e-6 is allowed, and in float32 over the first 3, where 1e-5 is.
-  Beside it how far each is in float32 from the plain step in float64, for no change can be nearer
-  to another than both are to what is computed.
+  float64 over 20 steps, where 1e-6 is allowed, and in float32 over the first 3, where 1e-5 is: of a
+  run whose learning rate warms up as in every configuration here, and of one that begins with
+  0.001. Beside it how far each is in float32 from the plain step in float64, for no change can be
+  nearer to another than both are to what is computed.
 - seeds: on pictures of `--side` pixels, the test figures at the end of `--seeds` runs of `--steps`
   steps: plain, with the memory order and the optimiser of the trainer's defaults, and those in
   bf16. A change is as good where the means differ by less than the runs of one kind do.
@@ -45,6 +46,7 @@ FIGURES = ("loss", "miou", "mrmse")
 PLAIN = {"channels_last": False, "compile": False}
 OPTIMIZER: dict[str, Any] = {"type": "AdamW", "args": {"lr": 0.001}}
 CURVE_SIDE, EXACT_STEPS, ROUNDED_STEPS = 96, 20, 3
+STARTS = {"warming up": True, "from 0.001": False}
 
 
 @dataclass(frozen=True)
@@ -80,13 +82,15 @@ def section(given: argparse.Namespace, side: int) -> dict[str, Any]:
     return {"root": root, "size": side, "cache": "ram", "loader_args": loading}
 
 
-def curve(given: argparse.Namespace, way: Way, exact: bool) -> list[float]:
+def curve(given: argparse.Namespace, way: Way, exact: bool, warm_up: bool) -> list[float]:
     """The losses of the first steps of a run, the same weights and batches whatever the way."""
     torch.manual_seed(0)
     model = Float64(ResUNet()) if exact else ResUNet()
     optimizer = torch.optim.AdamW(model.parameters(), **OPTIMIZER["args"], fused=way.fused)
     config = run_config(given, "float32", 0, way, CURVE_SIDE)
-    config |= {"name": f"curve{time.monotonic_ns()}", "lr_scheduler": None}
+    config |= {"name": f"curve{time.monotonic_ns()}"}
+    if not warm_up:
+        config["lr_scheduler"] = None
     dataset = DenseDepth(given.workspace, given.workspace, size=CURVE_SIDE)
     subset = Subset(dataset, list(range(len(dataset))))
     losses = BCEDiceLoss(), RMSELoss()
@@ -111,14 +115,17 @@ def steps(given: argparse.Namespace) -> None:
     }
     if given.compile:
         changes["compiled"] = Way({**PLAIN, "compile": True})
-    exact, rounded = (curve(given, Way(), each) for each in (True, False))
-    print(f"\n{CURVE_SIDE} px")
-    print(f"{'change':14} | float64, 20 steps | float32, 3 steps | float32 from float64, 3 steps")
-    print(f"{'none':14} | {'':17} | {'':16} | {apart(rounded, exact):29.1e}", flush=True)
-    for name, way in changes.items():
-        changed = curve(given, way, exact=False)
-        print(f"{name:14} | {apart(curve(given, way, exact=True), exact):17.1e}", end=" | ")
-        print(f"{apart(changed, rounded):16.1e} | {apart(changed, exact):29.1e}", flush=True)
+    columns = (
+        f"{'float64, 20 steps':>17} | {'float32, 3 steps':>16} | float32 from float64, 3 steps"
+    )
+    for start, warm_up in STARTS.items():
+        exact, rounded = (curve(given, Way(), each, warm_up) for each in (True, False))
+        print(f"\n{CURVE_SIDE} px, the learning rate {start}\n{'change':14} | {columns}")
+        print(f"{'none':14} | {'':17} | {'':16} | {apart(rounded, exact):29.1e}", flush=True)
+        for name, way in changes.items():
+            precise, changed = (curve(given, way, each, warm_up) for each in (True, False))
+            print(f"{name:14} | {apart(precise, exact):17.1e}", end=" | ")
+            print(f"{apart(changed, rounded):16.1e} | {apart(changed, exact):29.1e}", flush=True)
 
 
 def seeds(given: argparse.Namespace) -> None:

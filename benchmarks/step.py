@@ -24,6 +24,7 @@ from vathos import model as models
 from vathos.model.loss import BCEDiceLoss, RMSELoss
 from vathos.trainer.moves import fuse
 from vathos.trainer.tuning import StepSettings, arrange
+from vathos.utils.allocator import keep_freed
 from vathos.utils.device import choose_precision, synchronise
 
 if TYPE_CHECKING:
@@ -95,6 +96,7 @@ def compare(name: str, side: int, count: int, ways: Sequence[StepSettings], devi
             step(*batch)
         synchronise(place)
         first.append(time.perf_counter() - began)
+        keep_freed(place)  # as in training
     best = [float("inf")] * len(steps)
     for _ in range(_ROUNDS):
         for number, step in enumerate(steps):
