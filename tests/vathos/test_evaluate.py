@@ -20,7 +20,7 @@ from vathos.errors import CheckpointError, DataError, UsageError
 from vathos.evaluate import REGIONS, EvaluateOptions, Evaluation, Scores, evaluate, zones
 from vathos.evaluate.opening import open_run
 from vathos.model.loss import metrics
-from vathos.predict import load_network
+from vathos.predict import Predictor, load_network
 from vathos.report import evaluation_report, markdown
 from vathos.runner import Runner
 
@@ -104,6 +104,12 @@ def test_an_uneven_last_batch_counts_exactly() -> None:
 def run(tiny_set: Callable[..., Any], tmp_path: Path) -> Path:
     """A checkpoint of TinyNet in its run folder, split by both."""
     return save_run(tiny_set(n_fg=3).write().folder, tmp_path / "runs" / "a", by="both")
+
+
+def test_a_batch_without_room_is_one_sentence(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Predictor, "logits", lambda self, pair: torch.empty(2**50))
+    with pytest.raises(UsageError, match="no room for 3 samples at once; lower --batch-size"):
+        evaluate(run, EvaluateOptions(batch_size=3))
 
 
 def test_every_part_is_scored_with_the_network_first(

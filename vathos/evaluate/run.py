@@ -28,6 +28,7 @@ from vathos.evaluate.scores import RegionFigures, Scores, zones
 from vathos.predict.predictor import Predictor
 from vathos.trainer.checkpoint import find_checkpoint
 from vathos.utils.allocator import give_back, keep_freed
+from vathos.utils.memory import is_out_of_memory
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -123,18 +124,23 @@ def evaluate(
     rows = {name: thin(each, options.samples, seed) for name, each in opened.parts.items()}
     fitting = thin(opened.parts["train"], FIT_SAMPLES, seed)
     count = _Count(len(fitting) + sum(map(len, rows.values())), progress)
-    base, threshold = _fit(dataset, fitting, options, seed, count)
-
-    seeing = {predictor.network.name: _network_guesser(predictor), **base.seeing()}
-    guessers = [seeing | base.blind()]
-    if options.perturbed:
-        again = {f"difference > {threshold} (best here)": difference_guesser(threshold)}
-        guessers.append(seeing | again)
-    parts = []
     try:
+        base, threshold = _fit(dataset, fitting, options, seed, count)
+        seeing = {predictor.network.name: _network_guesser(predictor), **base.seeing()}
+        guessers = [seeing | base.blind()]
+        if options.perturbed:
+            again = {f"difference > {threshold} (best here)": difference_guesser(threshold)}
+            guessers.append(seeing | again)
+        parts = []
         for name, each in rows.items():
             scored = score(dataset, each, guessers, options.batch_size, seed, count.add)
             parts.append(Part(name, len(each), len(opened.parts[name]), tuple(scored)))
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise UsageError(
+            f"the memory has no room for {options.batch_size} samples at once; lower --batch-size"
+        ) from error
     finally:
         give_back()
     found = predictor.network
