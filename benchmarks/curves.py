@@ -8,7 +8,7 @@ the network is ResUNet. Parts:
 - steps: on pictures of 96 pixels, the greatest difference of the training loss between a change
   (the memory order, a fused optimiser and, with --compile, compiling) and the plain step: in
   float64 over 20 steps, where 1e-6 is allowed, and in float32 over the first 3, where 1e-5 is: of a
-  run whose learning rate warms up as in every configuration here, and of one that begins with
+  run whose learning rate warms up as in configs/two_photographs.yaml, and of one that begins with
   0.001. Beside it how far each is in float32 from the plain step in float64, for no change can be
   nearer to another than both are to what is computed.
 - seeds: on pictures of `--side` pixels, the test figures at the end of `--seeds` runs of `--steps`

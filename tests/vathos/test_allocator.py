@@ -22,7 +22,7 @@ from vathos.predict import Pair, Predictor, predict_pairs
 from vathos.predict.predictor import Network
 from vathos.trainer.tuning import time_passes
 from vathos.utils import allocator, give_back, keep_freed
-from vathos.utils.memory import resident
+from vathos.utils.memory import reset_peak, resident
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -47,6 +47,7 @@ pytestmark = pytest.mark.skipif(allocator._glibc() is None, reason="glibc's allo
 @pytest.fixture(autouse=True)
 def as_by_default() -> Iterator[None]:
     give_back()
+    reset_peak(CPU)  # what tests before this one took says nothing of what these will take
     yield
     give_back()
 

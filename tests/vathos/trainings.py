@@ -130,16 +130,21 @@ def read_record(folder: Path) -> list[dict[str, str]]:
 
 
 def read_curves(folder: Path) -> dict[str, list[tuple[int, float]]]:
-    """TensorBoard's points by tag, as (step, value); pictures have the size of their file."""
+    """TensorBoard's points by tag, as (step, value), by step; pictures have the size of their file.
+
+    Sorted, for records that were begun within one second follow each other by process number.
+    """
     # Not above, where processes that train would have it before the trainer asks for its like.
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     record = EventAccumulator(str(folder), size_guidance={"scalars": 0, "images": 0})
     record.Reload()
     tags = record.Tags()
-    curves = {tag: [(e.step, e.value) for e in record.Scalars(tag)] for tag in tags["scalars"]}
+    curves = {
+        tag: sorted((e.step, e.value) for e in record.Scalars(tag)) for tag in tags["scalars"]
+    }
     for tag in tags["images"]:
-        curves[tag] = [(e.step, len(e.encoded_image_string)) for e in record.Images(tag)]
+        curves[tag] = sorted((e.step, len(e.encoded_image_string)) for e in record.Images(tag))
     return curves
 
 

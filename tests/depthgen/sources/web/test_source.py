@@ -192,7 +192,8 @@ def test_a_deadline_holds_while_no_page_answers(workspace: Workspace, lead_to: L
         began = time.monotonic()
         with pytest.raises(StageError, match="the deadline came first"):
             run(workspace, searching(count=3, deadline_s=3.0))
-        assert time.monotonic() - began < 3.0
+        # A page takes a minute; the half second is a busy machine's.
+        assert time.monotonic() - began < 3.5
 
 
 def test_fewer_than_asked_for_is_one_sentence_with_the_counts_by_reason(
