@@ -35,7 +35,8 @@ def keep_freed(device: torch.device) -> None:
     """Let this process keep what it frees, where memory allows; call it after the first of many
     equal steps, for the room is judged by the most that was taken so far.
 
-    Nothing changes on a GPU, without glibc, or where the environment sets glibc's allocator itself.
+    Nothing changes on a GPU, without glibc, or where the environment sets glibc's allocator itself;
+    nor after an allocation of this thread failed, for glibc then takes its large blocks elsewhere.
     """
     libc, most = _glibc(), peak(device)
     if device.type != "cpu" or libc is None or most is None:
