@@ -10,7 +10,8 @@ the network is ResUNet. Parts:
   float64 over 20 steps, where 1e-6 is allowed, and in float32 over the first 3, where 1e-5 is: of a
   run whose learning rate warms up as in configs/two_photographs.yaml, and of one that begins with
   0.001. Beside it how far each is in float32 from the plain step in float64, for no change can be
-  nearer to another than both are to what is computed.
+  nearer to another than both are to what is computed. Losses are recorded in float32, so that
+  0 is less than 3e-7.
 - seeds: on pictures of `--side` pixels, the test figures at the end of `--seeds` runs of `--steps`
   steps: plain, with the memory order and the optimiser of the trainer's defaults, and those in
   bf16. A change is as good where the means differ by less than the runs of one kind do.
