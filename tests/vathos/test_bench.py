@@ -312,6 +312,17 @@ def test_looking_for_the_largest_batch_stops_where_one_does_not_fit(
     assert "Largest batch that fits: TinyNet 32." in bench_report(found)
 
 
+def test_a_batch_that_cannot_be_trained_on_is_a_row_and_not_the_end(tmp_path: Path) -> None:
+    # In the middle of ResUNet a picture of 16 px is one number a channel.
+    found = run(tmp_path, models=("ResUNet",), batch_sizes=(1, 2), steps=1, size=16)
+    alone, two = found.rows
+    assert alone.problem is not None
+    assert alone.problem.startswith("BatchNorm cannot train on a batch of 1 of 16 x 16")
+    assert two.problem is None
+    assert bench_report(found).count("failed |") == 1
+    draw(found, tmp_path / "plot.png")
+
+
 def test_another_error_is_not_taken_for_memory(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

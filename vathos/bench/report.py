@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from matplotlib.figure import Figure
 
+from vathos.bench.result import OUT_OF_MEMORY
 from vathos.bench.timeline import KINDS
 from vathos.errors import CheckpointError, UsageError
 from vathos.report import markdown
@@ -65,7 +66,8 @@ def _cells(row: Row, roof: Roof) -> tuple[str, ...]:
     about = (row.network, str(row.batch_size))
     if row.problem is not None:
         nothing = [""] * (len(HEADER) + len(RATES) - len(about) - 1)
-        return (*about, "out of memory", *nothing)
+        short = OUT_OF_MEMORY if row.problem.startswith(OUT_OF_MEMORY) else "failed"
+        return (*about, short, *nothing)
     memory = "–" if row.memory is None else f"{row.memory / 1e9:.2f} GB"
     return (
         *about,

@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from vathos.bench.roof import Roof
     from vathos.bench.timeline import Kind
 
-__all__ = ["Bench", "Row"]
+__all__ = ["OUT_OF_MEMORY", "Bench", "Row"]
+
+OUT_OF_MEMORY = "out of memory"  # what a problem of that kind begins with
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,9 @@ import numpy as np
 from torch.utils.data import Subset
 
 from vathos.bench.memory import foretell
-from vathos.bench.result import Row
+from vathos.bench.result import OUT_OF_MEMORY, Row
 from vathos.bench.timed import MOST_WARM_UP, TimedTrainer
+from vathos.errors import TrainingError
 from vathos.runner.parts import build_parts
 from vathos.utils.allocator import give_back
 from vathos.utils.memory import is_out_of_memory, peak, reset_peak
@@ -49,7 +50,8 @@ class Trial:
         device: torch.device,
         on_step: Callable[[int], None],
     ) -> Row:
-        """Train, and say how it went; a batch that does not fit is a row that says so.
+        """Train, and say how it went; a batch that does not fit, or cannot be trained on, is a row
+        that says so.
 
         on_step is told how many steps have been timed.
         """
@@ -59,13 +61,15 @@ class Trial:
         if device.type == "cpu":
             problem = foretell(demand, self.batch_size)
             if problem is not None:
-                return Row(*about, problem=f"out of memory: {problem}")
+                return Row(*about, problem=f"{OUT_OF_MEMORY}: {problem}")
         try:
             seconds = self._trainer(dataset).time_steps(self.steps, on_step)
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
-            return Row(*about, problem="out of memory")
+            return Row(*about, problem=OUT_OF_MEMORY)
+        except TrainingError as error:
+            return Row(*about, problem=str(error))
         return Row(*about, tuple(seconds), peak(device))
 
     def _trainer(self, dataset: Any) -> TimedTrainer:
