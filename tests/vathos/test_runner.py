@@ -15,7 +15,7 @@ import pytest
 import torch
 import yaml
 
-from vathos.errors import ConfigError, DataError, UsageError
+from vathos.errors import CheckpointError, ConfigError, DataError, UsageError, VathosError
 from vathos.runner import Runner, lock
 from vathos.train import main
 from vathos.utils import load_config
@@ -374,6 +374,76 @@ def test_fresh_removes_all_that_an_earlier_run_left(config: dict[str, Any], tmp_
     Runner(config, fresh=True).setup_train()
     folder = tmp_path / "checkpoints" / "run"
     assert {path.name for path in folder.iterdir()} == {"config.yaml", "split.json", "lock"}
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"lr_scheduler": {"type": "Foo"}},
+        {"log_dir": "/proc/nowhere"},
+        {"lr_scheduler": {"type": "OneCycleLR", "args": {"max_lr": 0.1, "total_steps": 1}}},
+    ],
+)
+def test_fresh_that_is_refused_leaves_the_earlier_run_as_it_was(
+    config: dict[str, Any], tmp_path: Path, wrong: dict[str, Any]
+) -> None:
+    config = changed(config, log_dir=None)  # so that the curves are in the folder too
+    Runner(config).start_train()
+    folder = tmp_path / "checkpoints" / "run"
+    before = contents(folder)
+    assert {"train_checkpoint.pt", "config.yaml", "metrics.csv"} <= before.keys()
+    with pytest.raises(VathosError):
+        Runner(changed(config, **wrong), fresh=True).setup_train()
+    assert contents(folder) == before
+    assert Runner(config).start_train()  # it is over, and says so without another step
+    assert contents(folder)["model_checkpoint.pt"] == before["model_checkpoint.pt"]
+
+
+def test_fresh_that_is_killed_while_it_sets_up_leaves_the_earlier_run(
+    config: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Runner(config).start_train()
+    folder = tmp_path / "checkpoints" / "run"
+    before = contents(folder)
+    child = os.fork()
+    if not child:
+        monkeypatch.setattr("vathos.runner.runner.GPUTrainer", lambda *_: os._exit(9))
+        Runner(config, fresh=True).setup_train()
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+    assert "replaced/train_checkpoint.pt" in contents(folder)
+    again = Runner(config)
+    again.setup_train()
+    assert again.trainer is not None
+    assert again.trainer.state.epoch == 2
+    assert contents(folder).keys() - before.keys() <= {
+        path.name for path in folder.glob("events.out.*")
+    }
+
+
+@pytest.mark.parametrize("missing", ["config.yaml", "split.json"])
+def test_a_checkpoint_that_nothing_says_what_it_is_of_is_not_gone_on_with(
+    config: dict[str, Any], tmp_path: Path, missing: str
+) -> None:
+    Runner(config).start_train()
+    (tmp_path / "checkpoints" / "run" / missing).unlink()
+    with pytest.raises(CheckpointError, match=rf"has train_checkpoint.pt, but no {missing}"):
+        Runner(changed(config, seed=7)).setup_train()
+    Runner(config, fresh=True).setup_train()
+
+
+def test_a_damaged_record_of_a_run_is_named_with_what_to_do(
+    config: dict[str, Any], tmp_path: Path
+) -> None:
+    Runner(config).setup_train()
+    (tmp_path / "checkpoints" / "run" / "config.yaml").write_text("7")
+    with pytest.raises(ConfigError, match=r"must hold keys and values.*--fresh$"):
+        Runner(config).setup_train()
 
 
 def test_the_configurations_that_come_with_the_project_are_valid() -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 import yaml
@@ -17,9 +18,10 @@ from torch.utils.data import Subset
 
 from vathos.data_loader.opening import open_dataset
 from vathos.data_loader.split import Split, make_split, thin
-from vathos.errors import ConfigError, DataError, UsageError
+from vathos.errors import CheckpointError, ConfigError, DataError, UsageError
 from vathos.runner.lock import RunLock
 from vathos.runner.parts import build_parts
+from vathos.runner.replaced import put_back, replaced
 from vathos.trainer import GPUTrainer, TPUTrainer
 from vathos.trainer.checkpoint import (
     TRAIN_CHECKPOINT,
@@ -128,21 +130,22 @@ class Runner:
         seed_all(self.config.seed)
         parts = build_parts(self.config, (self.dataset.height, self.dataset.width))
         self.model = parts.model
-        checkpoint = self.processes.share(self._load_checkpoint)
-        trainer = TPUTrainer if self.config.device == "TPU" else GPUTrainer
-        self.trainer = trainer(
-            parts.model,
-            parts.criteria,
-            parts.optimizer,
-            self.config,
-            Subset(self.dataset, self.train_rows.tolist()),
-            Subset(self.dataset, self.test_rows.tolist()),
-            checkpoint,
-            self.on_progress,
-            parts.augmentation,
-            self.processes,
-        )
-        self.trainer.open_log()
+        with ExitStack() as earlier:
+            checkpoint = self.processes.share(lambda: self._load_checkpoint(earlier))
+            trainer = TPUTrainer if self.config.device == "TPU" else GPUTrainer
+            self.trainer = trainer(
+                parts.model,
+                parts.criteria,
+                parts.optimizer,
+                self.config,
+                Subset(self.dataset, self.train_rows.tolist()),
+                Subset(self.dataset, self.test_rows.tolist()),
+                checkpoint,
+                self.on_progress,
+                parts.augmentation,
+                self.processes,
+            )
+            self.trainer.open_log()
         if self.processes.writes:
             self._write_record(record)
 
@@ -162,8 +165,11 @@ class Runner:
     def _take_folder(self) -> dict[str, Any]:
         """Lock the run folder, and return what `split.json` holds: the run's, or a new one."""
         self._lock.take(self.run_folder)
+        for folder in (self.run_folder, self.config.log_folder):
+            put_back(folder)
         path = self.run_folder / SPLIT_FILE
         if not self.fresh:
+            self._check_whole()
             self._check_config()
         if path.exists() and not self.fresh:
             try:
@@ -191,10 +197,10 @@ class Runner:
                 f"{self.run_folder} began; train under another name, or start it anew with --fresh"
             )
 
-    def _load_checkpoint(self) -> dict[str, Any] | None:
-        """Where the run stands; None at its beginning."""
+    def _load_checkpoint(self, earlier: ExitStack) -> dict[str, Any] | None:
+        """Where the run stands; None at its beginning. `earlier` gets what a fresh run replaces."""
         if self.fresh:
-            self._clear()  # not before all parts are known to be good
+            earlier.enter_context(replaced(self._earlier_files()))
         path = self.run_folder / TRAIN_CHECKPOINT
         return load_checkpoint(path) if path.exists() else None
 
@@ -205,12 +211,30 @@ class Runner:
         )
         return train, test
 
+    def _check_whole(self) -> None:
+        """Refuse to continue a run that no longer says what it is of."""
+        names = (TRAIN_CHECKPOINT, CONFIG_FILE, SPLIT_FILE)
+        there = [name for name in names if (self.run_folder / name).exists()]
+        missing = [name for name in names if name not in there]
+        if TRAIN_CHECKPOINT in there and missing:
+            raise CheckpointError(
+                f"{self.run_folder} has {TRAIN_CHECKPOINT}, but no {' and no '.join(missing)}, so "
+                "nothing says what was trained; put back what is missing, choose another name, or "
+                "start it anew with --fresh"
+            )
+
     def _check_config(self) -> None:
         """Refuse to continue a run that was started with another configuration."""
         path = self.run_folder / CONFIG_FILE
         if not path.exists():
             return
-        before = flatten(read_config(path))
+        try:
+            before = flatten(read_config(path))
+        except ConfigError as error:
+            raise ConfigError(
+                f"the record of the run is no configuration of this version: {error}; mend it, "
+                "choose another name, or start the run anew with --fresh"
+            ) from error
         # Through JSON, as the stored one went: a tuple has become a list there.
         now = flatten(Config.model_validate(self.config.model_dump(mode="json")))
         for key in {**before, **now}:  # a section that is gone has its keys in `before` alone
@@ -227,12 +251,12 @@ class Runner:
         _write_text(self.run_folder / CONFIG_FILE, text)
         _write_text(self.run_folder / SPLIT_FILE, json.dumps(record, indent=1) + "\n")
 
-    def _clear(self) -> None:
-        """Remove what earlier runs of this name wrote, and nothing else."""
-        for name in (CONFIG_FILE, SPLIT_FILE, STEP_FILE, METRICS_FILE, TRACKERS_FILE):
-            (self.run_folder / name).unlink(missing_ok=True)
-        for path in (*all_checkpoints(self.run_folder), *self.config.log_folder.glob(EVENT_FILES)):
-            path.unlink()
+    def _earlier_files(self) -> list[Path]:
+        """What earlier runs of this name wrote, checkpoints first: without them none goes on."""
+        names = (CONFIG_FILE, SPLIT_FILE, STEP_FILE, METRICS_FILE, TRACKERS_FILE)
+        record = [path for name in names if (path := self.run_folder / name).exists()]
+        events = self.config.log_folder.glob(EVENT_FILES)
+        return [*all_checkpoints(self.run_folder), *events, *record]
 
 
 def _write_text(path: Path, text: str) -> None:
