@@ -201,6 +201,45 @@ def test_flipped_bytes_a_foreign_file_and_a_cut_one_change_no_sample(
         assert len([stem for stem, _ in decoded if stem == "fg_bg"]) == 1
 
 
+def test_two_that_find_a_foreign_file_at_once_share_the_one_that_replaces_it(
+    dataset: DenseDepth, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = disk_cache(dataset).path
+    path.write_bytes(b"half copied" * 500)
+    others, open_file = [], os.open
+
+    def open_slowly(*arguments: Any) -> int:
+        file = open_file(*arguments)
+        monkeypatch.undo()
+        others.append(disk_cache(dataset))  # while the first has opened it and not yet looked
+        return file
+
+    monkeypatch.setattr(os, "open", open_slowly)
+    cache = disk_cache(dataset)
+    assert os.path.sameopenfile(cache._file, others[0]._file)
+    assert os.path.samestat(os.fstat(cache._file), path.stat())
+
+
+def test_what_is_read_is_what_was_written_though_the_path_is_another_files(
+    dataset: DenseDepth, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin = DiskCache._open
+
+    def replace_then(self: DiskCache) -> int:
+        file = begin(self)
+        self.path.unlink()
+        self.path.write_bytes(bytes(self._bytes))
+        return file
+
+    monkeypatch.setattr(DiskCache, "_open", replace_then)
+    cache, rows = disk_cache(dataset), np.arange(4)
+    stored = dataset.load_batch(range(4))
+    cache.put(rows, stored)
+    assert not len(cache.damaged(rows))
+    taken = cache.take(torch.arange(4))
+    assert all(torch.equal(taken[key], stored[key]) for key in stored)
+
+
 def test_a_slot_whose_checksum_was_not_yet_written_does_not_count(
     dataset: DenseDepth, monkeypatch: pytest.MonkeyPatch
 ) -> None:

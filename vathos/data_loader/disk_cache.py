@@ -2,13 +2,16 @@
 
 The one rule: a slot counts only with the checksum of its bytes, which is written after them and
 compared at the slot's first use. So a kill at any moment, a torn page or a flipped bit costs the
-decoding of that slot anew, and several processes may fill one file: they write the same bytes.
+decoding of that slot anew, and several processes may fill one file: they write the same bytes, and
+each reads from the file that it writes.
 """
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
+import mmap
 import os
 from typing import TYPE_CHECKING, Any
 from zlib import crc32
@@ -80,7 +83,8 @@ class DiskCache(Cache):
     def _allocate(self) -> dict[str, Tensor]:
         try:
             self._file = self._open()
-            mapped = np.memmap(self.path, np.uint8, "r+")
+            # Not by its path, where another process may put another file.
+            mapped = np.frombuffer(mmap.mmap(self._file, self._bytes), np.uint8)
         except OSError as error:
             raise self._unwritable(error) from error
         values = {}
@@ -97,16 +101,35 @@ class DiskCache(Cache):
     def _open(self) -> int:
         """The file, whole and with its header; a foreign one is replaced, for it may be in use."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        file = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
-        found = os.pread(file, PAGE, 0)
-        begun = not found.strip(b"\0")  # by this process or another, and nothing stands in it yet
-        if not begun and (found != self._header or os.fstat(file).st_size != self._bytes):
-            os.close(file)
-            self.path.unlink()
+        while True:
             file = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
+            fcntl.flock(file, fcntl.LOCK_EX)  # one process at a time looks and decides
+            try:
+                if self._is_at_path(file) and self._begin(file):
+                    fcntl.flock(file, fcntl.LOCK_UN)
+                    return file
+            except OSError:
+                os.close(file)
+                raise
+            os.close(file)
+
+    def _is_at_path(self, file: int) -> bool:
+        """Whether no other process replaced it before the lock was had."""
+        try:
+            return os.path.samestat(os.fstat(file), self.path.stat())
+        except FileNotFoundError:
+            return False
+
+    def _begin(self, file: int) -> bool:
+        """Give it its length and its header; False where it was a foreign one, and is now gone."""
+        found = os.pread(file, PAGE, 0)
+        begun = found.strip(b"\0")  # else nothing stands in it yet
+        if begun and (found != self._header or os.fstat(file).st_size != self._bytes):
+            self.path.unlink()
+            return False
         os.ftruncate(file, self._bytes)
         os.pwrite(file, self._header, 0)
-        return file
+        return True
 
     def _write(self, key: str, slots: NDArray[np.int64], kept: Tensor) -> None:
         size = self.layouts[key].slot_bytes
