@@ -1,6 +1,7 @@
 """Train from the command line: `python -m vathos.train config.yaml [training.epochs=3 ...]`.
 
-This is the module that torchrun starts; for people there is `depthgen train`. The one rule: it only
+This is the module that torchrun starts; for people there is `depthgen train`. Where the file names
+no archives they are those of the workspace, `data` or $DEPTHGEN_WORKSPACE. The one rule: it only
 parses, calls `Runner` and logs; exit codes are 0 done, 1 refused, 2 usage, 130 after Ctrl-C.
 """
 
@@ -8,7 +9,9 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from depthgen.archive import ArchiveError
@@ -32,6 +35,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m vathos.train", description="Train a network.")
     parser.add_argument("config", help="configuration file (YAML)")
     parser.add_argument("override", nargs="*", help="such as training.epochs=3")
+    parser.add_argument(
+        "--fresh", action="store_true", help="throw away what the run of this name has so far"
+    )
     parsed = parser.parse_args(arguments)
     log = setup_logger("vathos")
 
@@ -47,7 +53,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with joined() as processes:
             if not processes.writes:
                 log.setLevel(logging.WARNING)
-            Runner(read_config(parsed.config, parsed.override), on_progress=tell).start_train()
+            # The workspace that `depthgen` would take.
+            root = Path(os.environ.get("DEPTHGEN_WORKSPACE") or "data")
+            config = read_config(parsed.config, parsed.override, default_root=root)
+            Runner(config, on_progress=tell, fresh=parsed.fresh).start_train()
     except (VathosError, ArchiveError, ImageError) as error:
         log.error("%s", error)
         return 2 if isinstance(error, UsageError) else 1

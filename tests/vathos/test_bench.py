@@ -323,6 +323,12 @@ def test_a_batch_that_cannot_be_trained_on_is_a_row_and_not_the_end(tmp_path: Pa
     draw(found, tmp_path / "plot.png")
 
 
+def test_a_cycle_that_ends_with_the_run_does_not_end_with_a_trial(tmp_path: Path) -> None:
+    cycle = {"type": "OneCycleLR", "args": {"max_lr": 0.1, "total_steps": 6}}
+    found = run(tmp_path, config={"lr_scheduler": cycle, "training": {"steps": 6}})
+    assert [row.problem for row in found.rows] == [None, None]
+
+
 def test_another_error_is_not_taken_for_memory(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

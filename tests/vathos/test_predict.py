@@ -251,6 +251,19 @@ def test_a_picture_too_large_for_the_memory_is_named_and_the_others_are_done(
     assert "big.png at 40 × 40; give a smaller size, such as 32" in done[1].reason
 
 
+@pytest.mark.parametrize("where", ["_resized", "_resized_logits"])
+def test_memory_that_fails_beside_the_network_is_the_same_sentence(
+    predictor: Predictor, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    def full(*_: Any) -> Any:
+        raise MemoryError
+
+    monkeypatch.setattr(f"vathos.predict.predictor.{where}", full)
+    picture = np.zeros((32, 48, 3), np.uint8)
+    with pytest.raises(DataError, match=r"no room for fg_bg at 48 × 32; give a smaller size"):
+        predictor(picture, picture)
+
+
 def test_a_checkpoint_says_what_its_network_is(tmp_path: Path) -> None:
     network = load_network(save_checkpoint(tmp_path / "a.pt", "ResUNet"))
     assert (network.name, network.size, network.metres, network.step) == (
@@ -314,8 +327,9 @@ def test_a_checkpoint_with_a_damaged_byte_is_one_sentence_or_whole(tmp_path: Pat
 
 def test_a_device_that_is_not_there_is_one_sentence(tmp_path: Path) -> None:
     path = save_checkpoint(tmp_path / "a.pt")
-    with pytest.raises(UsageError, match="abacus"):
-        Predictor.load(path, "abacus")
+    for device in ("abacus", "meta"):
+        with pytest.raises(UsageError, match=f"the device '{device}' is not there"):
+            Predictor.load(path, device)
     if not torch.cuda.is_available():
         with pytest.raises(UsageError, match="cuda"):
             Predictor.load(path, "cuda")

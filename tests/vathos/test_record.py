@@ -26,7 +26,7 @@ from tests.vathos.trainings import (
     read_record,
     stop_at,
 )
-from vathos.errors import ConfigError
+from vathos.errors import ConfigError, DataError
 from vathos.trainer.checkpoint import get_rng_state, load_checkpoint
 from vathos.trainer.meter import METRICS, TEST_METRICS
 
@@ -181,6 +181,54 @@ def test_metrics_csv_has_the_six_figures_of_training_and_all_of_testing(
         *(f"test_{name}" for name in TEST_METRICS),
     }
     assert {name: float(last[f"test_{name}"]) for name in TEST_METRICS} == metrics
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda text: "garbage\n1,2\n",
+        lambda text: text.replace("\n0,", "\nzero,", 1),
+        lambda text: text.replace("\n0,", "\n0,1,2,", 1),
+        lambda text: text.encode("utf-16"),
+    ],
+    ids=["columns", "number", "fields", "bytes"],
+)
+def test_a_changed_metrics_csv_is_named_and_left_as_it_is(
+    make_trainer: Callable[..., GPUTrainer], tmp_path: Path, change: Callable[[str], str | bytes]
+) -> None:
+    make_trainer().start_train()
+    path = tmp_path / "run" / "metrics.csv"
+    changed = change(path.read_text())
+    path.write_bytes(changed if isinstance(changed, bytes) else changed.encode())
+    before = path.read_bytes()
+    state = load_checkpoint(tmp_path / "run" / "train_checkpoint.pt")
+    with pytest.raises(DataError, match=r"metrics\.csv is not as a run writes it.*move it away"):
+        make_trainer(state=state).open_log()
+    assert path.read_bytes() == before
+
+
+def test_a_metrics_csv_that_a_spreadsheet_saved_is_gone_on_with(
+    make_trainer: Callable[..., GPUTrainer], tmp_path: Path
+) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        make_trainer(on_progress=stop_at("train", 2 * STEPS_PER_EPOCH)).start_train()
+    path = tmp_path / "run" / "metrics.csv"
+    before = read_record(tmp_path / "run")
+    path.write_text("\ufeff" + path.read_text(), encoding="utf-8")
+    state = load_checkpoint(tmp_path / "run" / "train_checkpoint.pt")
+    make_trainer(state=state).start_train()
+    after = read_record(tmp_path / "run")
+    assert [row["epoch"] for row in after] == ["0", "1", "2"]
+    assert after[: len(before)] == before
+
+
+def test_a_damaged_record_of_trackers_is_named(
+    make_trainer: Callable[..., GPUTrainer], tmp_path: Path
+) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "trackers.json").write_text("[1")
+    with pytest.raises(ConfigError, match=r"trackers\.json does not say .* move it away"):
+        make_trainer().open_log()
 
 
 def test_drawing_the_graph_leaves_the_run_as_it_was(

@@ -221,6 +221,16 @@ def test_a_half_written_checkpoint_or_one_of_another_model_is_refused(
         load_checkpoint(tmp_path / "nothing.pt")
 
 
+def test_random_numbers_of_another_build_are_a_sentence(
+    make_trainer: Callable[..., GPUTrainer], tmp_path: Path
+) -> None:
+    make_trainer(epochs=1).start_train()
+    state = load_checkpoint(tmp_path / "run" / "train_checkpoint.pt")
+    state["rng"][0]["torch"] = state["rng"][0]["torch"][:100]
+    with pytest.raises(CheckpointError, match="the training checkpoint does not fit this run"):
+        make_trainer(state=state)
+
+
 def test_a_checkpoint_below_a_file_is_refused_in_a_sentence(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(CheckpointError, match="cannot be written"):

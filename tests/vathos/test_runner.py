@@ -289,8 +289,29 @@ def test_the_module_trains_resunet_from_a_file(config: dict[str, Any], tmp_path:
     path.write_text(yaml.safe_dump({**config, "model": "ResUNet"}))
     assert main([str(path), "training.steps=1", "training.epochs=1", "precision=float32"]) == 0
     assert (tmp_path / "checkpoints" / "run" / "model_checkpoint.pt").exists()
+    assert main([str(path), "training.epochs=1", "precision=float32", "seed=1"]) == 1
+    assert main([str(path), "training.epochs=1", "precision=float32", "seed=1", "--fresh"]) == 0
     assert main([str(path), "training.epoch=1"]) == 2
     assert main([str(tmp_path / "nowhere.yaml")]) == 1
+
+
+@pytest.mark.parametrize("told", [False, True])
+def test_the_module_takes_the_archives_of_the_workspace(
+    config: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: bool
+) -> None:
+    root = Path(config["dataset"].pop("root"))
+    (tmp_path / "configs").mkdir()
+    path = tmp_path / "configs" / "config.yaml"
+    path.write_text(yaml.safe_dump(config))
+    work = tmp_path / "work"
+    work.mkdir()
+    monkeypatch.chdir(work)
+    if told:
+        monkeypatch.setenv("DEPTHGEN_WORKSPACE", str(root))
+    else:
+        monkeypatch.delenv("DEPTHGEN_WORKSPACE", raising=False)
+        (work / "data").symlink_to(root)
+    assert main([str(path), "training.steps=1", "training.epochs=1"]) == 0
 
 
 def test_a_wrong_argument_is_named_with_its_line_and_a_wrong_override_is_a_usage_error(

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import torch
 
     from vathos.bench.demand import Demand
-    from vathos.utils.schema import Config
+    from vathos.utils.schema import Config, SchedulerConfig
 
 __all__ = ["Trial"]
 
@@ -105,8 +105,18 @@ def _shortened(config: Config, folder: str, batch_size: int, steps: int) -> Conf
         "log_dir": None,
         "model_init": None,
         "trackers": [],
+        "lr_scheduler": _of_any_length(config.lr_scheduler),
         "dataset": config.dataset.model_copy(update=dataset),
         "training": config.training.model_copy(update=length),
     }
     # A copy, for it knows where each key was written.
     return config.model_copy(update=changed)
+
+
+def _of_any_length(section: SchedulerConfig | None) -> SchedulerConfig | None:
+    """Without the length of a cycle, which is that of the run; a trial has another one."""
+    if section is None or section.type != "OneCycleLR":
+        return section
+    length = {"total_steps", "epochs", "steps_per_epoch"}
+    args = {key: value for key, value in section.args.items() if key not in length}
+    return section.model_copy(update={"args": args})

@@ -105,7 +105,7 @@ def find_device(name: str) -> torch.device:
         return choose_device("auto")
     try:
         device = torch.device(name)
-        torch.zeros(1, device=device)
+        torch.zeros(1, device=device).item()  # some devices have shapes only
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise UsageError(
             f"the device {name!r} is not there; use auto, cpu, cuda, cuda:1 or mps"
@@ -168,21 +168,21 @@ class Predictor:
             )
         height, width = first.shape[:2]
         seen = self._seen(height, width, size)
-        batch = [torch.from_numpy(_resized(each, *seen))[None] for each in (first, second)]
-        pair = torch.cat([each.permute(0, 3, 1, 2) for each in batch], dim=1).float() / 255
         try:
+            batch = [torch.from_numpy(_resized(each, *seen))[None] for each in (first, second)]
+            pair = torch.cat([each.permute(0, 3, 1, 2) for each in batch], dim=1).float() / 255
             depth_logits, mask_logits = self.logits(pair)
-        except RuntimeError as error:
+            mask, depth = (
+                torch.sigmoid(_resized_logits(each, height, width))[0, 0].cpu().numpy()
+                for each in (mask_logits, depth_logits)
+            )
+        except (MemoryError, RuntimeError) as error:
             if is_out_of_memory(error):
                 raise DataError(
                     f"the network has no room for {_called(fg_bg, 'fg_bg')} at {seen[1]} × "
                     f"{seen[0]}; give a smaller size, such as {self.side}"
                 ) from error
             raise
-        mask, depth = (
-            torch.sigmoid(_resized_logits(each, height, width))[0, 0].cpu().numpy()
-            for each in (mask_logits, depth_logits)
-        )
         return mask, depth
 
     @torch.inference_mode()

@@ -40,6 +40,7 @@ from vathos.trainer.progress import Clock, Progress
 from vathos.trainer.schedule import Schedule
 from vathos.trainer.telling import Telling
 from vathos.utils.config import parse_config
+from vathos.utils.memory import is_out_of_memory
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -266,7 +267,9 @@ class BaseTrainer(OnDevice):
                 set_rng_state(state["rng"][rank])
             else:
                 seed_all(self.config.seed, rank, self.state.step)
-        except (KeyError, ValueError, TypeError, AttributeError) as error:
+        except (KeyError, ValueError, TypeError, AttributeError, RuntimeError) as error:
+            if is_out_of_memory(error):
+                raise
             raise CheckpointError(
                 f"the training checkpoint does not fit this run ({error}); choose another name"
             ) from error

@@ -76,7 +76,10 @@ class Health:
     def advice(self) -> str:
         """What to do next."""
         kept = f"{self._checkpoint} is good; " if self._checkpoint.exists() else ""
-        return f"{kept}lower the learning rate, or look at that batch"
+        return (
+            f"{kept}look at that batch, or lower the learning rate, under another name or with "
+            "--fresh"
+        )
 
 
 def small_batch_error(error: ValueError, pictures: Tensor) -> Exception:
@@ -87,7 +90,7 @@ def small_batch_error(error: ValueError, pictures: Tensor) -> Exception:
     return TrainingError(
         f"BatchNorm cannot train on a batch of {count} of {height} x {width}, for in the middle of "
         "the network that is one number a channel; raise dataset.loader_args.batch_size, or train "
-        "on larger pictures"
+        "on larger pictures, under another name or with --fresh"
     )
 
 

@@ -13,7 +13,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from vathos.data_loader.figures import prediction_tiles
-from vathos.errors import ConfigError
+from vathos.errors import ConfigError, DataError
 from vathos.trainer.checkpoint import write_atomic
 from vathos.trainer.meter import METRICS, TEST_METRICS
 from vathos.trainer.trackers import TensorBoard, open_trackers
@@ -44,7 +44,8 @@ LOSSES = ("loss", "seg_loss", "depth_loss")
 class RunLog:
     """One run's record. `epoch` and `step` say where the run goes on.
 
-    Raises `ConfigError` if its folder cannot be written, or for a tracker that is not installed.
+    Raises `ConfigError` if its folder cannot be written, or for a tracker that is not installed,
+    and `DataError` if `metrics.csv` is not what a run writes.
     """
 
     def __init__(self, config: Config, epoch: int, step: int) -> None:
@@ -53,7 +54,7 @@ class RunLog:
         self._board: TensorBoard | None = None
         self._fresh = step == 0
         try:
-            self._rows = [row for row in self._read() if int(row["epoch"]) < epoch]
+            self._rows = self._read(epoch)
             self._trackers += open_trackers(config)
             if find_spec("tensorboard") is not None:
                 self._board = TensorBoard(config.log_folder, epoch, step)
@@ -108,11 +109,25 @@ class RunLog:
         for tracker in self._trackers:
             tracker.scalars(values, at)
 
-    def _read(self) -> list[dict[str, str]]:
+    def _read(self, epoch: int) -> list[dict[str, str]]:
+        """The rows of the epochs before this one."""
         if not self._csv.exists():
             return []
-        with self._csv.open(encoding="utf-8", newline="") as file:
-            return list(csv.DictReader(file))
+        try:
+            # Spreadsheets put a byte-order mark before what they save.
+            with self._csv.open(encoding="utf-8-sig", newline="") as file:
+                rows = csv.DictReader(file)
+                if "epoch" not in (rows.fieldnames or COLUMNS):
+                    raise ValueError("other columns")
+                before = [row for row in rows if int(row["epoch"]) < epoch]
+                if any(row.keys() != set(COLUMNS) for row in before):
+                    raise ValueError("other columns")
+                return before
+        except (ValueError, csv.Error) as error:
+            raise DataError(
+                f"{self._csv} is not as a run writes it, so the run cannot add to it; mend it, or "
+                "move it away, and the run goes on without the rows of earlier epochs"
+            ) from error
 
     def _write(self) -> None:
         text = io.StringIO()

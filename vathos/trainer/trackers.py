@@ -198,7 +198,7 @@ def open_trackers(config: Config) -> list[Tracker]:
                 f"trackers: {name} is not installed; type `pip install {name}`, or leave it out"
             )
     path = config.run_folder / TRACKERS_FILE
-    runs: dict[str, str] = json.loads(path.read_text()) if path.exists() else {}
+    runs = _read_runs(path)
     kinds: dict[str, type[WandB] | type[MLflow]] = {"wandb": WandB, "mlflow": MLflow}
     opened: dict[str, WandB | MLflow] = {}
     for name in config.trackers:
@@ -215,3 +215,16 @@ def open_trackers(config: Config) -> list[Tracker]:
         runs |= {name: tracker.run_id for name, tracker in opened.items()}
         write_atomic(path, lambda file: file.write(json.dumps(runs).encode()))
     return list(opened.values())
+
+
+def _read_runs(path: Path) -> dict[str, str]:
+    """The run of each tracker that this run began."""
+    if not path.exists():
+        return {}
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise ConfigError(
+            f"{path} does not say which runs the trackers began; move it away, and they begin new "
+            "ones"
+        ) from error
