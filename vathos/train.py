@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--fresh", action="store_true", help="throw away what the run of this name has so far"
     )
-    parsed = parser.parse_args(arguments)
+    parsed = parser.parse_intermixed_args(arguments)  # --fresh may stand between overrides
     log = setup_logger("vathos")
 
     def tell(progress: Progress) -> None:

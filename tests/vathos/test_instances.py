@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from typing import Any
 
 import pytest
@@ -40,6 +41,12 @@ def test_get_instance_v2_builds_by_constructor_name() -> None:
 def test_an_unknown_name_offers_the_nearest() -> None:
     with pytest.raises(ConfigError, match=r"torch\.optim has no Adamw; did you mean AdamW\?"):
         get_instance_v2(torch.optim, "Adamw", [])
+
+
+def test_where_none_is_near_only_what_the_module_offers_is_listed() -> None:
+    with pytest.raises(ConfigError, match=r"there are ChainedScheduler, .*, StepLR$") as caught:
+        get_instance_v2(torch.optim.lr_scheduler, "Foo")
+    assert not {"Tensor", "Counter", "partial"} & set(re.findall(r"\w+", str(caught.value)))
 
 
 def test_an_unknown_argument_offers_the_nearest() -> None:

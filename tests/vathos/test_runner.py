@@ -290,7 +290,7 @@ def test_the_module_trains_resunet_from_a_file(config: dict[str, Any], tmp_path:
     assert main([str(path), "training.steps=1", "training.epochs=1", "precision=float32"]) == 0
     assert (tmp_path / "checkpoints" / "run" / "model_checkpoint.pt").exists()
     assert main([str(path), "training.epochs=1", "precision=float32", "seed=1"]) == 1
-    assert main([str(path), "training.epochs=1", "precision=float32", "seed=1", "--fresh"]) == 0
+    assert main([str(path), "training.epochs=1", "--fresh", "precision=float32", "seed=1"]) == 0
     assert main([str(path), "training.epoch=1"]) == 2
     assert main([str(tmp_path / "nowhere.yaml")]) == 1
 

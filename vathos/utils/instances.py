@@ -87,8 +87,9 @@ def find_constructor(module: ModuleType, ctor_name: str) -> type[Any]:
     found = getattr(module, ctor_name, None)
     if isinstance(found, type):
         return found
-    known = [name for name, value in vars(module).items() if isinstance(value, type)]
-    hint = _nearest(ctor_name, (name for name in known if not name.startswith("_")))
+    public = getattr(module, "__all__", None) or [name for name in vars(module) if name[0] != "_"]
+    known = [name for name in public if isinstance(getattr(module, name, None), type)]
+    hint = _nearest(ctor_name, known)
     raise InstanceError(f"{module.__name__} has no {ctor_name}; {hint}", "type")
 
 
