@@ -87,9 +87,11 @@ def find_constructor(module: ModuleType, ctor_name: str) -> type[Any]:
     found = getattr(module, ctor_name, None)
     if isinstance(found, type):
         return found
-    public = getattr(module, "__all__", None) or [name for name in vars(module) if name[0] != "_"]
-    known = [name for name in public if isinstance(getattr(module, name, None), type)]
-    hint = _nearest(ctor_name, known)
+    classes = [name for name, value in vars(module).items() if isinstance(value, type)]
+    known = [name for name in classes if not name.startswith("_")]
+    # Near may be a class that a program put there; listed is not what the module imports.
+    offered = getattr(module, "__all__", known)
+    hint = _nearest(ctor_name, known, [name for name in known if name in offered])
     raise InstanceError(f"{module.__name__} has no {ctor_name}; {hint}", "type")
 
 
@@ -109,10 +111,12 @@ def check_arguments(
             raise InstanceError(f"{ctor_name} takes no argument {name}; {hint}", f"args.{name}")
 
 
-def _nearest(name: str, known: Iterable[str]) -> str:
+def _nearest(name: str, known: Iterable[str], listed: Iterable[str] | None = None) -> str:
+    """What to type instead: the nearest of what is known, or all that is listed."""
     known = sorted(known)
+    listed = known if listed is None else sorted(listed)
     lowered = {candidate.lower(): candidate for candidate in known}
     near = difflib.get_close_matches(name.lower(), lowered, n=1, cutoff=0.5)
     if near:
         return f"did you mean {lowered[near[0]]}?"
-    return f"there are {', '.join(known)}" if known else "it takes none"
+    return f"there are {', '.join(listed)}" if listed else "it takes none"
