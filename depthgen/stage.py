@@ -273,6 +273,21 @@ def archive_digest(workspace: Workspace, name: str, made_by: str) -> str:
         return archive.digest()
 
 
+def sound_member(archive: Archive, index: int, made_by: str) -> memoryview:
+    """A member of an archive that a stage reads, compared with its CRC-32.
+
+    A picture with a flipped bit may still decode, and what is made of it would be taken for sound.
+    Raises `StageError` if the member is damaged; `made_by` is the command that makes the archive.
+    """
+    if not archive.crc_is_right(index):
+        raise StageError(
+            f"{archive.paths[0]}: {archive.name(index)} is damaged, for its CRC-32 is wrong; put "
+            f"back a good copy of the archive, or make it anew with `depthgen {made_by} "
+            "--overwrite`"
+        )
+    return archive[index]
+
+
 def files_digest(paths: Sequence[Path]) -> str:
     """SHA-256 (hex) over the names and contents of some files. Raises `StageError`."""
     digest = hashlib.sha256()

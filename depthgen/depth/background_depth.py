@@ -19,7 +19,7 @@ from depthgen.depth.forward import Forward, NotFiniteError
 from depthgen.depth.network_plan import device_of
 from depthgen.depth.quantity import FAR_M
 from depthgen.errors import OptionsError, StageError
-from depthgen.stage import archive_digest, open_stage, require_archive
+from depthgen.stage import archive_digest, open_stage, require_archive, sound_member
 from depthgen.workspace import parse_picture, picture_member
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ class BackgroundDepth:
                 picture = parse_picture(name)
                 if picture is None:
                     continue
-                pixels = images.decode(backgrounds[at], "RGB", name=name)
+                pixels = images.decode(sound_member(backgrounds, at, "crop"), "RGB", name=name)
                 try:
                     label = forward.labels(pixels[None])[0]
                 except NotFiniteError as error:

@@ -16,6 +16,7 @@ from depthgen import images
 from depthgen.archive import Archive, Entry, files_of
 from depthgen.depth.quantity import FAR_M, Quantity, label_entry, quantise, to_metres
 from depthgen.errors import StageError
+from depthgen.stage import sound_member
 from depthgen.workspace import (
     DEPTH_SUFFIXES,
     Member,
@@ -81,7 +82,8 @@ class LayeredLabeller:
             name = masks.name(index)
             member = parse_member(name)
             assert member is not None, "the stage counted sample members only"
-            entries.append(label_entry(member, self._label(member, name, masks[index])))
+            mask = sound_member(masks, index, "composite")
+            entries.append(label_entry(member, self._label(member, name, mask)))
         return [entries]
 
     def _label(self, member: Member, name: str, data: memoryview) -> NDArray[Any]:
@@ -105,7 +107,9 @@ class LayeredLabeller:
             if bg not in self._members:
                 raise StageError(f"{self.depth} has no depth for {picture_stem('bg', bg)}")
             name = self._members[bg]
-            metres = to_metres(images.decode_depth(self._depth[name], name=name), name)
+            made_by = "depthmap" if self.over else "crop"
+            depth = sound_member(self._depth, self._depth.index(name), made_by)
+            metres = to_metres(images.decode_depth(depth, name=name), name)
             self._backgrounds.clear()  # samples come background by background
             self._backgrounds[bg] = metres, quantise(metres, self.bits)
         return self._backgrounds[bg]

@@ -21,6 +21,7 @@ from depthgen.archive import Archive, ArchiveError, ArchiveWriter
 from depthgen.depth.forward import Forward, NotFiniteError
 from depthgen.depth.quantity import label_entry
 from depthgen.errors import StageError
+from depthgen.stage import sound_member
 from depthgen.workspace import DEPTH_INFO_MEMBER, Member, parse_member
 
 if TYPE_CHECKING:
@@ -59,7 +60,11 @@ def samples_of(archive: Archive) -> list[Sample]:
 def read_pictures(archive: Archive, samples: Sequence[Sample]) -> NDArray[np.uint8]:
     """(N, H, W, 3) of composites, which must be of one size. Raises `ImageError`, `StageError`."""
     pictures = [
-        images.decode(archive[each.position], "RGB", name=archive.name(each.position))
+        images.decode(
+            sound_member(archive, each.position, "composite"),
+            "RGB",
+            name=archive.name(each.position),
+        )
         for each in samples
     ]
     for sample, picture in zip(samples, pictures, strict=True):

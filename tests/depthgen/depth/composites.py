@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -68,6 +69,36 @@ def pictures_of(workspace: Workspace) -> dict[str, NDArray[np.uint8]]:
                 picture = images.decode(data, "RGB", name=name)
                 found[sample_member("depth_fg_bg", member, "")] = picture
     return found
+
+
+def flip_a_bit(path: Path, index: int) -> tuple[str, bytes]:
+    """Damage a member so that it still decodes; returns its name, and the archive undamaged.
+
+    It becomes a JPEG first, if it is a picture: a PNG has sums of its own.
+    """
+    with Archive(path) as archive:
+        members = [(name, bytes(data)) for name, data in zip(archive.names, archive, strict=True)]
+    name, data = members[index]
+    if name.endswith(".png"):
+        picture = images.decode(data, "RGB", name=name)
+        name, data = name.replace(".png", ".jpg"), images.encode_jpeg(picture, 90)
+        members[index] = name, data
+    path.unlink()
+    with ArchiveWriter(path) as writer:
+        for member in members:
+            writer.add(*member)
+    whole = path.read_bytes()
+    begin = whole.index(name.encode()) + len(name)  # the data comes after the name
+    for at in range(begin + len(data) - 3, begin, -1):
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+        with Archive(path) as archive:
+            assert not archive.crc_is_right(index)
+            if name.endswith(".npy"):
+                return name, whole
+            with suppress(images.ImageError):
+                images.decode(archive[index], "RGB", name=name)
+                return name, whole
+    raise AssertionError(f"no bit of {name} can be flipped unseen")
 
 
 def formula(picture: NDArray[np.uint8]) -> NDArray[np.float64]:

@@ -32,6 +32,7 @@ from tests.command_line import said
 from tests.conftest import ROOT
 from tests.depthgen.depth.composites import (
     Formula,
+    flip_a_bit,
     make_composites,
     write_densedepth,
     write_onnx,
@@ -264,6 +265,17 @@ def test_layered_names_the_background_that_its_network_fails_on(
     assert broken.seen == [1, 1, 1, 1]
     assert not workspace.archive("bg_depth_network").exists()
     assert not workspace.archive("depth_fg_bg").exists()
+
+
+def test_layered_runs_no_network_on_a_damaged_background(tmp_path: Path, onnx: Path) -> None:
+    workspace = make_composites(tmp_path / "W")
+    name, _ = flip_a_bit(workspace.archive("bg"), 3)
+    options = DepthmapOptions(
+        "layered", onnx, bg_model="onnx", quantity="depth_m", device="cpu", workers=1
+    )
+    with pytest.raises(StageError, match=rf"bg\.zip: {name} is damaged.*`depthgen crop --over"):
+        run(workspace, options)
+    assert not workspace.archive("bg_depth_network").exists()
 
 
 def test_layered_refuses_depth_without_a_unit(tmp_path: Path, onnx: Path) -> None:

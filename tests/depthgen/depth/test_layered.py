@@ -22,6 +22,7 @@ from depthgen.depth.quantity import quantise, to_metres
 from depthgen.errors import OptionsError, StageError
 from depthgen.workspace import DEPTH_INFO_MEMBER, Member, Workspace, sample_member
 from tests.depthgen.depth.clock import Clock
+from tests.depthgen.depth.composites import flip_a_bit
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -203,6 +204,26 @@ def test_depth_in_shards_and_under_other_names_gives_the_same_labels(tmp_path: P
     assert backgrounds_with_depth(other) == {0, 1}
     run(other, DepthmapOptions(workers=1))
     assert other.archive("depth_fg_bg").read_bytes() == whole.archive("depth_fg_bg").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("archive", "index", "command"), [("fg_bg_mask", 9, "composite"), ("bg_depth", 1, "crop")]
+)
+def test_a_damaged_member_that_still_decodes_is_not_labelled_from(
+    tmp_path: Path, archive: str, index: int, command: str
+) -> None:
+    workspace = make_workspace(tmp_path)
+    path = workspace.archive("bg_depth")
+    path.unlink()
+    with ArchiveWriter(path) as depths:
+        for bg in range(2):
+            depth = np.full((SIDE, SIDE), 3.0, np.float32)
+            depths.add(f"bg_depth/bg_{bg:03d}.npy", images.encode_depth(depth))
+    name, _ = flip_a_bit(workspace.archive(archive), index)
+    told = rf"{archive}\.zip: {name} is damaged.*`depthgen {command} --overwrite`"
+    with pytest.raises(StageError, match=told):
+        run(workspace, DepthmapOptions(workers=1))
+    assert not workspace.archive("depth_fg_bg").exists()
 
 
 def test_two_depths_of_one_background_are_named(tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ from depthgen.workspace import DEPTH_INFO_MEMBER, Member, sample_member
 from tests.depthgen.depth.composites import (
     Formula,
     FormulaNetwork,
+    flip_a_bit,
     formula,
     make_composites,
     pictures_of,
@@ -356,6 +357,20 @@ def test_composites_of_two_sizes_are_refused_by_name(tmp_path: Path) -> None:
             writer.add(name, images.encode_png(np.zeros((side, side, 3), np.uint8)))
     with pytest.raises(StageError, match=r"_000003\.png has another size"):
         label(workspace, Formula())
+
+
+def test_a_damaged_composite_that_still_decodes_is_not_labelled(tmp_path: Path) -> None:
+    workspace = make_composites(tmp_path, samples=60)
+    path = workspace.archive("fg_bg")
+    name, sound = flip_a_bit(path, 55)  # of none that the network is measured on
+    with pytest.raises(StageError, match=rf"fg_bg\.zip: {name} is damaged.*composite --overwrite"):
+        label(workspace, Formula(), batch=6)
+    assert not workspace.archive("depth_fg_bg").exists()
+    path.write_bytes(sound)
+    seen: list[int] = []
+    label(workspace, Formula(), lambda done, total: seen.append(done), batch=6)
+    assert seen[0] >= 24, "what was committed is kept"
+    assert len(labels_of(workspace)) == 60
 
 
 def test_a_label_archive_of_another_length_is_not_taken_for_ours(tmp_path: Path) -> None:
