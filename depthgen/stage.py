@@ -173,6 +173,27 @@ def open_stage(
         yield Run(workspace, earlier, tuple(outputs))
 
 
+def refuse_other_runs(
+    workspace: Workspace,
+    stage: str,
+    settings: Mapping[str, Any],
+    reads: Mapping[str, str],
+    outputs: Sequence[Path],
+) -> None:
+    """Refuse what `open_stage` will refuse, for a stage that has slow work to do before it.
+
+    reads: digests of the inputs that are there by now; the others are not compared.
+    Raises `StageError` as `open_stage` does without `overwrite`.
+    """
+    path = workspace.manifest(stage)
+    earlier = Manifest.read(path)
+    if earlier is None:
+        _refuse_strangers(stage, outputs)
+        return
+    wanted = Manifest(stage, json.loads(json.dumps(settings)), dict(earlier.reads) | dict(reads))
+    _refuse_differences(earlier, wanted, path)
+
+
 @contextmanager
 def open_adding_stage(
     workspace: Workspace, stage: str, settings: Mapping[str, Any], outputs: Sequence[Path] = ()

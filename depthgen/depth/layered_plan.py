@@ -18,7 +18,7 @@ from depthgen.archive import Archive, Entry
 from depthgen.depth.layered import LayeredLabeller
 from depthgen.depth.plan import Forecast, outputs_for, shards_of
 from depthgen.produce import Part, produce
-from depthgen.stage import archive_digest
+from depthgen.stage import archive_digest, refuse_other_runs
 from depthgen.workspace import DEPTH_INFO_MEMBER, parse_member
 
 if TYPE_CHECKING:
@@ -91,17 +91,25 @@ class LayeredPlan:
     def reads(self) -> Mapping[str, str]:
         made_by = "crop" if self.source == OWN_DEPTH else "depthmap"
         return {
-            "fg_bg_mask.zip": archive_digest(self.workspace, "fg_bg_mask", "composite"),
+            **self._reads_masks(),
             f"{self.source}.zip": archive_digest(self.workspace, self.source, made_by),
         }
+
+    def _reads_masks(self) -> dict[str, str]:
+        return {"fg_bg_mask.zip": archive_digest(self.workspace, "fg_bg_mask", "composite")}
 
     def text(self) -> str:
         return f"{self.quantity.model}, {self.options.workers} processes"
 
     def begin(self) -> None:
         """Let the network compute the backgrounds' depth, if there is one."""
-        if self.backgrounds is not None:
-            self.backgrounds.write()
+        if self.backgrounds is None:
+            return
+        if not self.options.overwrite:
+            # What the labels' own manifest refuses is told before the network takes its minutes.
+            reads, outputs = self._reads_masks(), self.outputs
+            refuse_other_runs(self.workspace, "depthmap", self.settings, reads, outputs)
+        self.backgrounds.write()
 
     def label(self, progress: Progress) -> int:
         pairs = zip(self.labeller.shards, self.outputs, strict=True)

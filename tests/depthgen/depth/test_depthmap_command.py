@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,7 @@ import numpy as np
 import pytest
 
 from depthgen import images, resize, stats, verify
-from depthgen.archive import Archive
+from depthgen.archive import Archive, ArchiveWriter
 from depthgen.composite import CompositeOptions
 from depthgen.composite import run as composite
 from depthgen.depth import DepthmapOptions, prepare, run
@@ -31,6 +32,7 @@ from depthgen.workspace import DEPTH_INFO_MEMBER, Workspace
 from tests.command_line import said
 from tests.conftest import ROOT
 from tests.depthgen.depth.composites import (
+    SIDE,
     Formula,
     flip_a_bit,
     make_composites,
@@ -276,6 +278,38 @@ def test_layered_runs_no_network_on_a_damaged_background(tmp_path: Path, onnx: P
     with pytest.raises(StageError, match=rf"bg\.zip: {name} is damaged.*`depthgen crop --over"):
         run(workspace, options)
     assert not workspace.archive("bg_depth_network").exists()
+
+
+def test_layered_is_refused_before_its_network_looks_at_the_backgrounds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workspace = make_composites(tmp_path / "W")
+    idle = Formula()
+    monkeypatch.setattr(Network, "load", lambda *_: idle)
+    over = DepthmapOptions("layered", tmp_path, "glpn-nyu", device="cpu", workers=1)
+    stranger = workspace.archive("depth_fg_bg")
+    stranger.write_bytes(workspace.archive("bg").read_bytes())
+    with pytest.raises(StageError, match="no manifest says that `depthmap` made it"):
+        run(workspace, over)
+    stranger.unlink()
+    own = workspace.archive("bg_depth")
+    with ArchiveWriter(own) as depths:
+        for bg in range(5):
+            depth = np.full((SIDE, SIDE), 3.0, np.float32)
+            depths.add(f"bg_depth/bg_{bg:03d}.npy", images.encode_depth(depth))
+    run(workspace, DepthmapOptions("layered", workers=1))
+    with pytest.raises(StageError, match=r"bg_model was None, now 'glpn-nyu'.*--overwrite"):
+        run(workspace, over)
+    assert idle.seen == []
+    assert not workspace.archive("bg_depth_network").exists()
+    run(workspace, replace(over, overwrite=True))
+    assert idle.seen == [1] * 5
+    masks = make_composites(tmp_path / "other", samples=22).archive("fg_bg_mask")
+    workspace.archive("fg_bg_mask").write_bytes(masks.read_bytes())
+    workspace.archive("bg_depth_network").unlink()
+    with pytest.raises(StageError, match=r"fg_bg_mask\.zip has changed since"):
+        run(workspace, over)
+    assert idle.seen == [1] * 5
 
 
 def test_layered_refuses_depth_without_a_unit(tmp_path: Path, onnx: Path) -> None:
