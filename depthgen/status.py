@@ -39,13 +39,17 @@ _TAKES = {"mask": "fg", "crop": "bg"}
 
 @dataclass(frozen=True)
 class StageStatus:
-    """One stage. progress: how far an unfinished archive is; note: what is wrong, if anything."""
+    """One stage. progress: how far an unfinished archive is; note: what is wrong, if anything.
+
+    settings, facts: as its manifest has them.
+    """
 
     stage: str
     state: State
     counts: dict[str, int] = field(default_factory=dict)
     finished: str = ""
     settings: dict[str, Any] = field(default_factory=dict)
+    facts: dict[str, Any] = field(default_factory=dict)
     progress: dict[str, str] = field(default_factory=dict)
     note: str = ""
 
@@ -195,6 +199,7 @@ def _stage(
         counts=manifest.counts,
         finished=manifest.finished,
         settings=manifest.settings,
+        facts=manifest.facts,
         progress=_progress(workspace, archives, manifest) if state == "unfinished" else {},
         note=note,
     )
@@ -290,6 +295,8 @@ def _next(workspace: Workspace, sources: Mapping[str, int], stages: tuple[StageS
                 return retype(root, each.stage, each.settings)
     for stage, _ in _CHAIN:
         now = by_name[stage]
+        if stage == "depthmap":
+            now = _labels(now, by_name.get("depthmap_backgrounds"))
         if now.state == "done":
             continue
         kind = _TAKES.get(stage)
@@ -304,6 +311,24 @@ def _next(workspace: Workspace, sources: Mapping[str, int], stages: tuple[StageS
             settings = {name: each for name, each in settings.items() if name not in ("bg", "fg")}
         return retype(root, stage, settings, anew)
     return f"{command(root)} train {_CONFIG if _CONFIG.is_file() else 'CONFIG.yaml'}"
+
+
+def _labels(labels: StageStatus, backgrounds: StageStatus | None) -> StageStatus:
+    """`depthmap`, or what it was to become where its network was stopped on the backgrounds.
+
+    Those come before the labels have a manifest, and have one of their own. Labels of other
+    settings are still there if the run that was stopped had --overwrite.
+    """
+    if backgrounds is None or backgrounds.state == "damaged":
+        return labels
+    if labels.state != "missing" and backgrounds.state != "unfinished":
+        return labels
+    bits = backgrounds.facts.get("bits", 8)
+    settings = {"model": "layered", "bits": bits, **backgrounds.settings}
+    goes_on = labels.state == "missing" or labels.settings == settings
+    stale = "stale" in (labels.state, backgrounds.state) or not goes_on
+    state: State = "stale" if stale else "unfinished"
+    return replace(backgrounds, state=state, settings=settings)
 
 
 def _uses(settings: Mapping[str, Any]) -> tuple[Any, Any]:

@@ -71,9 +71,11 @@ class BackgroundDepth:
             "given": dict(self.network.given),
         }
 
-    def write(self) -> None:
+    def write(self, labels: Mapping[str, Any]) -> None:
         """Make the archive, a stage of its own; every depth float32 metres, 0.1 to 10.
 
+        labels: what `status` needs beside the settings to tell how the labels are gone on with, if
+        this is stopped before they have a manifest.
         Raises `StageError` naming the background that the network fails on.
         """
         output = self.workspace.archive(ARCHIVE)
@@ -87,10 +89,11 @@ class BackgroundDepth:
         ) as stage:
             if stage.done:
                 return
+            stage.keep(labels)
             with ArchiveWriter(output, resume=False) as writer:
                 for name, data, checksum in self._entries():
                     writer.add(name, data, checksum)
-            stage.finish({"bg": len(writer)})
+            stage.finish({"bg": len(writer)}, **labels)
 
     def sample(self, path: Path) -> float:
         """Write the first background's depth alone to `path`; seconds that all will take."""

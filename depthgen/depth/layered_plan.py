@@ -109,7 +109,7 @@ class LayeredPlan:
             # What the labels' own manifest refuses is told before the network takes its minutes.
             reads, outputs = self._reads_masks(), self.outputs
             refuse_other_runs(self.workspace, "depthmap", self.settings, reads, outputs)
-        self.backgrounds.write()
+        self.backgrounds.write({"bits": self.options.bits})
 
     def label(self, progress: Progress) -> int:
         pairs = zip(self.labeller.shards, self.outputs, strict=True)

@@ -182,6 +182,31 @@ def test_labels_can_be_made_of_backgrounds_without_depth(workspace: Workspace) -
     assert status(workspace).next_command == typed(workspace, "depthmap")
 
 
+def test_labels_whose_backgrounds_were_stopped_go_on_with_their_network(
+    workspace: Workspace,
+) -> None:
+    put_sources(workspace)
+    finish(workspace, "mask", "fg", "fg_mask")
+    finish(workspace, "crop", "bg")
+    finish(workspace, "composite", "fg_bg", "fg_bg_mask")
+    over = {"bg_model": "glpn-nyu", "weights": "d", "given": {}}
+    stage = workspace.manifest("depthmap_backgrounds")
+    told = typed(workspace, "depthmap --model layered --bg-model glpn-nyu --bits 16")
+    for state_now in ("running", "done"):
+        Manifest("depthmap_backgrounds", over, {}, state_now, facts={"bits": 16}).write(stage)
+        assert status(workspace).next_command == told
+    Manifest("depthmap_backgrounds", over, {"bg.zip": "other"}, facts={"bits": 16}).write(stage)
+    assert status(workspace).next_command == f"{told} --overwrite"
+    Manifest("depthmap_backgrounds", over, {}, facts={"bits": 16}).write(stage)
+    finish(workspace, "depthmap", "depth_fg_bg")
+    assert status(workspace).next_command == f"{told} --overwrite"
+    labels = {"model": "layered", "bits": 16, **over}
+    Manifest("depthmap", labels, {}, "done").write(workspace.manifest("depthmap"))
+    assert status(workspace).next_command == told
+    Manifest("depthmap_backgrounds", over, {}, "done", facts={"bits": 16}).write(stage)
+    assert status(workspace).next_command == typed(workspace, "stats")
+
+
 def test_an_archive_that_cannot_be_read_is_made_anew(workspace: Workspace) -> None:
     put_sources(workspace)
     finish(workspace, "mask", "fg", "fg_mask")

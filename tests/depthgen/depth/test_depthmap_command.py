@@ -263,8 +263,10 @@ def test_layered_names_the_background_that_its_network_fails_on(
     broken = Formula(poisoned=(high * 256 + low,))
     monkeypatch.setattr(Network, "load", lambda *_: broken)
     with pytest.raises(StageError, match=r"formula .* no number for bg/bg_003\.png; .* --bg-model"):
-        run(workspace, DepthmapOptions("layered", onnx, bg_model="onnx", workers=1))
+        run(workspace, DepthmapOptions("layered", onnx, bg_model="onnx", bits=16, workers=1))
     assert broken.seen == [1, 1, 1, 1]
+    stopped = manifest_of(workspace, "depthmap_backgrounds")
+    assert (stopped["state"], stopped["facts"]) == ("running", {"bits": 16}), "status needs it"
     assert not workspace.archive("bg_depth_network").exists()
     assert not workspace.archive("depth_fg_bg").exists()
 
