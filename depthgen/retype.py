@@ -95,6 +95,7 @@ _OPTIONS: Mapping[str, Mapping[str, tuple[Any, _Typed]]] = {
     "depthmap": {
         "model": ("layered", _network("model")),
         "bg_model": (None, _over),
+        "weights_typed": (None, _option("weights")),
         "bits": (8, _option("bits")),
         "given": ({}, _meaning),
     },

@@ -305,6 +305,8 @@ def _next(workspace: Workspace, sources: Mapping[str, int], stages: tuple[StageS
         # stats measures what has changed without being told to.
         anew = now.state in ("stale", "damaged") and stage != "stats"
         settings = now.settings
+        if "weights_typed" in now.facts:  # no setting, for where weights lie decides nothing
+            settings = {**settings, "weights_typed": now.facts["weights_typed"]}
         all_there_are = by_name["crop"].counts.get("bg"), by_name["mask"].counts.get("fg")
         if stage == "composite" and (anew or _uses(settings) == all_there_are):
             # Made anew, it takes the pictures in that have come since.

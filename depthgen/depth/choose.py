@@ -116,6 +116,17 @@ def choose_network(
     raise OptionsError(f"there is no model {model!r}; use one of {known}, a hub id, or a folder")
 
 
+def weights_typed(network: Network, weights: Path | None) -> dict[str, str]:
+    """What the manifest keeps of --weights, so that `status` tells to type it again.
+
+    Not its path, for files move. Nothing is kept where the name of the model says it, or where the
+    weights are found without being typed.
+    """
+    if weights is None or not network.has_precisions or weights == Path(network.model):
+        return {}
+    return {"weights_typed": "DIR" if weights.is_dir() else "FILE"}
+
+
 def _kind_of(weights: Path) -> str:
     """The model that a file or folder given with --weights is taken for."""
     if weights.is_dir():

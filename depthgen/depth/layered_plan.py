@@ -15,6 +15,7 @@ from zlib import crc32
 
 from depthgen import images
 from depthgen.archive import Archive, Entry
+from depthgen.depth.choose import weights_typed
 from depthgen.depth.layered import LayeredLabeller
 from depthgen.depth.plan import Forecast, outputs_for, shards_of
 from depthgen.produce import Part, produce
@@ -49,6 +50,7 @@ def plan_layered(
     Raises `OptionsError` if that network's depth has no unit.
     """
     settings: dict[str, Any] = {"model": "layered", "bits": options.bits}
+    facts: dict[str, Any] = {}
     over, source, backgrounds = "", OWN_DEPTH, None
     if network is not None:
         from depthgen.depth.background_depth import ARCHIVE, load_background_network
@@ -56,12 +58,13 @@ def plan_layered(
         backgrounds = load_background_network(workspace, options, network, tell)
         over, source = backgrounds.estimator.model, ARCHIVE
         settings |= backgrounds.settings()
+        facts |= weights_typed(network, options.weights)
     shards = shards_of(workspace, "fg_bg_mask")
     with Archive(shards[0]) as masks:
         side = images.decode(masks[0], "L", name=masks.name(0)).shape[1]
     depth = workspace.archive(source)
     labeller = LayeredLabeller(depth, tuple(shards), options.bits, side, over)
-    return LayeredPlan(workspace, options, labeller, source, settings, backgrounds)
+    return LayeredPlan(workspace, options, labeller, source, settings, backgrounds, facts)
 
 
 @dataclass(frozen=True)
@@ -109,7 +112,7 @@ class LayeredPlan:
             # What the labels' own manifest refuses is told before the network takes its minutes.
             reads, outputs = self._reads_masks(), self.outputs
             refuse_other_runs(self.workspace, "depthmap", self.settings, reads, outputs)
-        self.backgrounds.write({"bits": self.options.bits})
+        self.backgrounds.write({"bits": self.options.bits, **self.facts})
 
     def label(self, progress: Progress) -> int:
         pairs = zip(self.labeller.shards, self.outputs, strict=True)

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from depthgen.archive import Archive
+from depthgen.depth.choose import weights_typed
 from depthgen.depth.forward import NotFiniteError
 from depthgen.depth.pipeline import Labelling, not_finite, read_pictures, samples_of
 from depthgen.depth.plan import Forecast, outputs_for, shards_of
@@ -94,6 +95,7 @@ def plan_network(
         precision=estimator.precision,
     )
     labelling = Labelling(estimator, quantity, batch, options.batch, options.workers)
+    notes |= weights_typed(network, options.weights)
     return NetworkPlan(workspace, shards, labelling, network.asked, network.given, notes)
 
 

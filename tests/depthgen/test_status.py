@@ -207,6 +207,22 @@ def test_labels_whose_backgrounds_were_stopped_go_on_with_their_network(
     assert status(workspace).next_command == typed(workspace, "stats")
 
 
+@pytest.mark.parametrize("stage", ["depthmap", "depthmap_backgrounds"])
+def test_weights_that_were_typed_are_to_be_typed_again(workspace: Workspace, stage: str) -> None:
+    put_sources(workspace)
+    finish(workspace, "mask", "fg", "fg_mask")
+    finish(workspace, "crop", "bg")
+    finish(workspace, "composite", "fg_bg", "fg_bg_mask")
+    name = "bg_model" if stage == "depthmap_backgrounds" else "model"
+    over = "--model layered --bg-model" if stage == "depthmap_backgrounds" else "--model"
+    for kept, told in (({"weights_typed": "FILE"}, " --weights FILE"), ({}, "")):
+        manifest = Manifest(stage, {name: "densedepth"}, {}, facts={"bits": 8, **kept})
+        manifest.write(workspace.manifest(stage))
+        assert status(workspace).next_command == typed(
+            workspace, f"depthmap {over} densedepth{told}"
+        )
+
+
 def test_an_archive_that_cannot_be_read_is_made_anew(workspace: Workspace) -> None:
     put_sources(workspace)
     finish(workspace, "mask", "fg", "fg_mask")

@@ -12,7 +12,13 @@ import pytest
 from depthgen import images
 from depthgen.archive import ArchiveWriter
 from depthgen.depth import DepthmapOptions, choose, prepare
-from depthgen.depth.choose import FILE_MODELS, Network, choose_network, find_densedepth
+from depthgen.depth.choose import (
+    FILE_MODELS,
+    Network,
+    choose_network,
+    find_densedepth,
+    weights_typed,
+)
 from depthgen.depth.hub import DEFAULT_NETWORK, NETWORKS, Download
 from depthgen.errors import DepthgenError, OptionsError, StageError
 from depthgen.workspace import Workspace
@@ -250,3 +256,20 @@ def test_layered_without_depth_says_how_to_get_it(tmp_path: Path) -> None:
     assert "5 backgrounds have no depth" in told
     assert "bg_000 is the first" in told
     assert "--bg-model" in told
+
+
+@pytest.mark.parametrize(
+    ("network", "weights", "kept"),
+    [
+        (Network("densedepth", Path("found/nyu.h5")), None, {}),
+        (Network("densedepth", Path("nyu.h5")), "nyu.h5", {"weights_typed": "FILE"}),
+        (Network("glpn-nyu", Path()), ".", {"weights_typed": "DIR"}),
+        (Network(".", Path()), ".", {}),  # `--model DIR` says it
+        (Network("onnx", Path("net.onnx")), "net.onnx", {}),  # and so does this name
+    ],
+    ids=str,
+)
+def test_weights_are_kept_as_typed_but_for_their_path(
+    network: Network, weights: str | None, kept: dict[str, str]
+) -> None:
+    assert weights_typed(network, Path(weights) if weights else None) == kept

@@ -187,6 +187,7 @@ def test_another_forward_batch_rounds_hardly_a_pixel_otherwise(tmp_path: Path) -
         info = info_of(workspace)
         assert (info["model"], info["quantity"]) == ("densedepth", "depth_m")
         assert manifest_of(workspace)["settings"]["weights"] == info["weights"] != ""
+        assert manifest_of(workspace)["facts"]["weights_typed"] == "FILE"
     apart = abs(made[0] - made[1])
     assert apart.max() <= 1
     assert (apart > 0).mean() <= 0.001
@@ -306,6 +307,8 @@ def test_layered_is_refused_before_its_network_looks_at_the_backgrounds(
     assert not workspace.archive("bg_depth_network").exists()
     run(workspace, replace(over, overwrite=True))
     assert idle.seen == [1] * 5
+    assert manifest_of(workspace)["facts"]["weights_typed"] == "DIR"
+    assert manifest_of(workspace, "depthmap_backgrounds")["facts"]["weights_typed"] == "DIR"
     masks = make_composites(tmp_path / "other", samples=22).archive("fg_bg_mask")
     workspace.archive("fg_bg_mask").write_bytes(masks.read_bytes())
     workspace.archive("bg_depth_network").unlink()
@@ -333,6 +336,10 @@ def test_layered_refuses_depth_without_a_unit(tmp_path: Path, onnx: Path) -> Non
         (
             {"model": "keras", "bits": 8, "given": {"meaning": "depth_m", "size": [48, 64]}},
             " --model keras --weights FILE --quantity depth_m --input-size 48 64",
+        ),
+        (
+            {"model": "zoedepth-nyu", "bits": 16, "weights_typed": "DIR"},
+            " --model zoedepth-nyu --weights DIR --bits 16",
         ),
         (
             {"model": "layered", "bg_model": "zoedepth-nyu", "bits": 8},
