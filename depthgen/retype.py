@@ -9,6 +9,8 @@ import shlex
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from depthgen.stage import command_of
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -109,7 +111,7 @@ def command(root: Path) -> str:
 
 def retype(root: Path, stage: str, settings: Mapping[str, Any], overwrite: bool = False) -> str:
     """The command that runs a stage with these settings; defaults are left out."""
-    name = stage.split("_")[0]
+    name = command_of(stage)
     words = []
     for setting, (default, typed) in _OPTIONS.get(name, {}).items():
         value = settings.get(setting, default)

@@ -210,6 +210,11 @@ def open_adding_stage(
         yield Run(workspace, manifest, tuple(outputs))
 
 
+def command_of(stage: str) -> str:
+    """The command that runs a stage: `resize` for `resize_bg_small`."""
+    return stage.split("_")[0]
+
+
 def _all_there(stage: str, outputs: Sequence[Path]) -> bool:
     """Whether every output exists. Raises `StageError` for an archive that no longer opens."""
     for output in outputs:
@@ -218,7 +223,7 @@ def _all_there(stage: str, outputs: Sequence[Path]) -> bool:
                 Archive(output).close()
             except ArchiveError as error:
                 raise StageError(
-                    f"{error}; `{stage}` had finished it, make it anew with --overwrite"
+                    f"{error}; `{command_of(stage)}` had finished it, make it anew with --overwrite"
                 ) from error
     return all(output.exists() for output in outputs)
 
@@ -226,8 +231,8 @@ def _all_there(stage: str, outputs: Sequence[Path]) -> bool:
 def _refuse_strangers(stage: str, outputs: Sequence[Path]) -> None:
     for path in _traces(outputs):
         raise StageError(
-            f"{path} is there, but no manifest says that `{stage}` made it; move it away, "
-            "or replace it with --overwrite"
+            f"{path} is there, but no manifest says that `{command_of(stage)}` made it; move it "
+            "away, or replace it with --overwrite"
         )
 
 
@@ -247,8 +252,8 @@ def _refuse_differences(earlier: Manifest, wanted: Manifest, path: Path) -> None
     ]
     if changed:
         raise StageError(
-            f"`{wanted.stage}` ran before with other input ({path}): {'; '.join(changed)}. "
-            "Run it as before, or start anew with --overwrite"
+            f"`{command_of(wanted.stage)}` ran before with other input ({path}): "
+            f"{'; '.join(changed)}. Run it as before, or start anew with --overwrite"
         )
 
 

@@ -17,6 +17,7 @@ from depthgen import images
 from depthgen.archive import Archive, ArchiveWriter
 from depthgen.depth.forward import Forward, NotFiniteError
 from depthgen.depth.network_plan import device_of
+from depthgen.depth.plan import NETWORK_DEPTH, NETWORK_STAGE
 from depthgen.depth.quantity import FAR_M
 from depthgen.errors import OptionsError, StageError
 from depthgen.stage import archive_digest, open_stage, require_archive, sound_member
@@ -31,8 +32,6 @@ if TYPE_CHECKING:
     from depthgen.depth.estimator import Estimator
     from depthgen.depth.run import DepthmapOptions
     from depthgen.workspace import Workspace
-
-ARCHIVE = "bg_depth_network"
 
 
 def load_background_network(
@@ -78,13 +77,13 @@ class BackgroundDepth:
         this is stopped before they have a manifest.
         Raises `StageError` naming the background that the network fails on.
         """
-        output = self.workspace.archive(ARCHIVE)
+        output = self.workspace.archive(NETWORK_DEPTH)
 
         def reads() -> Mapping[str, str]:
             return {"bg.zip": archive_digest(self.workspace, "bg", "crop")}
 
         with open_stage(
-            *(self.workspace, "depthmap_backgrounds", self.settings(), reads),
+            *(self.workspace, NETWORK_STAGE, self.settings(), reads),
             *([output], self.overwrite),
         ) as stage:
             if stage.done:

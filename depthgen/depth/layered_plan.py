@@ -17,7 +17,7 @@ from depthgen import images
 from depthgen.archive import Archive, Entry
 from depthgen.depth.choose import weights_typed
 from depthgen.depth.layered import LayeredLabeller
-from depthgen.depth.plan import Forecast, outputs_for, shards_of
+from depthgen.depth.plan import NETWORK_DEPTH, Forecast, outputs_for, shards_of
 from depthgen.produce import Part, produce
 from depthgen.stage import archive_digest, refuse_other_runs
 from depthgen.workspace import DEPTH_INFO_MEMBER, parse_member
@@ -53,10 +53,10 @@ def plan_layered(
     facts: dict[str, Any] = {}
     over, source, backgrounds = "", OWN_DEPTH, None
     if network is not None:
-        from depthgen.depth.background_depth import ARCHIVE, load_background_network
+        from depthgen.depth.background_depth import load_background_network
 
         backgrounds = load_background_network(workspace, options, network, tell)
-        over, source = backgrounds.estimator.model, ARCHIVE
+        over, source = backgrounds.estimator.model, NETWORK_DEPTH
         settings |= backgrounds.settings()
         facts |= weights_typed(network, options.weights)
     shards = shards_of(workspace, "fg_bg_mask")

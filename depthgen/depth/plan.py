@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from depthgen.stage import Progress
     from depthgen.workspace import Workspace
 
+# The backgrounds' depth as a network computes it for `layered`: its stage and its archive.
+NETWORK_STAGE, NETWORK_DEPTH = "depthmap_backgrounds", "bg_depth_network"
+
 
 @dataclass(frozen=True)
 class Forecast:

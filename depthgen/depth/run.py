@@ -9,11 +9,13 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from depthgen.archive import Archive
+from depthgen.archive import Archive, partial_path
 from depthgen.depth.choose import choices, choose_network
 from depthgen.depth.estimator import EstimatorError
 from depthgen.depth.layered import backgrounds_with_depth
+from depthgen.depth.plan import NETWORK_DEPTH, NETWORK_STAGE
 from depthgen.errors import OptionsError, StageError
+from depthgen.files import delete
 from depthgen.stage import Progress, Summary, no_progress, open_stage, require_archive
 from depthgen.workers import default_workers
 from depthgen.workspace import parse_member, picture_stem
@@ -145,10 +147,24 @@ def run(
     with open_stage(
         workspace, "depthmap", plan.settings, reads, outputs, options.overwrite
     ) as stage:
+        if f"{NETWORK_DEPTH}.zip" not in stage.manifest.reads:
+            _delete_network_depth(workspace)
         if stage.done:
             return stage.summary()
         facts = stage.keep({**asdict(plan.quantity), **plan.facts})
         return stage.finish({"samples": plan.label(progress)}, **facts)
+
+
+def _delete_network_depth(workspace: Workspace) -> None:
+    """Delete what a network made of the backgrounds for other labels than there are now.
+
+    No command would make it anew, so `verify` would find it out of date for ever.
+    """
+    archive, manifest = workspace.archive(NETWORK_DEPTH), workspace.manifest(NETWORK_STAGE)
+    if not manifest.exists():
+        return  # an archive of that name is not ours
+    for path in (archive, partial_path(archive), manifest):
+        delete(path)
 
 
 def _without_depth(workspace: Workspace) -> list[int]:

@@ -14,7 +14,7 @@ import numpy as np
 
 from depthgen.archive import Archive, ArchiveError, files_of
 from depthgen.errors import OptionsError, StageError
-from depthgen.stage import Manifest, Progress, no_progress
+from depthgen.stage import Manifest, Progress, command_of, no_progress
 from depthgen.status import count_sources, new_pictures
 from depthgen.verify.members import PICTURES, SAMPLES, Checker, Look, Target
 from depthgen.verify.report import VerifyReport
@@ -181,7 +181,9 @@ def _check_manifests(
                 with Archive(*targets[name].paths) as archive:
                     digests[name] = archive.digest()
             if digests[name] != digest:
-                problem = f"`{stage}` read another {read}; run it again with --overwrite"
+                problem = (
+                    f"`{command_of(stage)}` read another {read}; run it again with --overwrite"
+                )
                 report.add(f"manifests/{stage}.json", "", problem)
 
 

@@ -106,6 +106,18 @@ def test_other_settings_are_named_with_both_values(workspace: Workspace, finish:
     assert not workspace.lock.exists()
 
 
+def test_a_refusal_names_the_command_of_a_stage_that_is_named_otherwise(
+    workspace: Workspace,
+) -> None:
+    Manifest("depthmap_backgrounds", {"a": 1}, {}).write(workspace.manifest("depthmap_backgrounds"))
+    told = r"^`depthmap` ran before .*depthmap_backgrounds\.json\): a was 1, now 2"
+    with (
+        pytest.raises(StageError, match=told),
+        open_stage(workspace, "depthmap_backgrounds", {"a": 2}, dict, []),
+    ):
+        pass
+
+
 def test_an_input_that_changed_is_named(workspace: Workspace) -> None:
     run(workspace, reads={"bg": "1", "fg": "2"})
     with pytest.raises(StageError, match="fg has changed since") as caught:

@@ -317,6 +317,34 @@ def test_layered_is_refused_before_its_network_looks_at_the_backgrounds(
     assert idle.seen == [1] * 5
 
 
+def test_what_a_network_made_of_the_backgrounds_goes_with_the_labels_it_was_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Network, "load", lambda *_: Formula())
+    workspace = Workspace(tmp_path / "W")
+    studio.run(workspace, studio.RenderOptions(bg=2, fg=2, size=48, workers=1))
+    mask.run(workspace, mask.MaskOptions(workers=1))
+    crop.run(workspace, crop.CropOptions(size=33, workers=1))
+    composite(workspace, CompositeOptions(placements=2, workers=1))
+    over = DepthmapOptions("layered", tmp_path, "glpn-nyu", device="cpu", workers=1)
+    run(workspace, over)
+    made = workspace.archive("bg_depth_network"), workspace.manifest("depthmap_backgrounds")
+    crop.run(workspace, crop.CropOptions(size=40, workers=1, overwrite=True))
+    composite(workspace, CompositeOptions(placements=2, workers=1, overwrite=True))
+    told = verify.run(workspace, verify.VerifyOptions(workers=1)).text()
+    assert "`depthmap` read another bg.zip; run it again with --overwrite" in told
+    assert "`depthmap_backgrounds`" not in told
+    with pytest.raises(StageError, match=r"`depthmap` ran before .*fg_bg_mask\.zip has changed"):
+        run(workspace, over)
+    assert all(path.exists() for path in made)
+    run(workspace, DepthmapOptions("layered", workers=1, overwrite=True))
+    assert not any(path.exists() for path in made)
+    assert verify.run(workspace, verify.VerifyOptions(workers=1)).findings == []
+    made[0].write_bytes(b"a person's own")
+    assert run(workspace, DepthmapOptions("layered", workers=1)).already_done
+    assert made[0].exists()
+
+
 def test_layered_refuses_depth_without_a_unit(tmp_path: Path, onnx: Path) -> None:
     workspace = make_composites(tmp_path / "W")
     options = DepthmapOptions(
