@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING, Any
 from zlib import crc32
 
 from depthgen import images
-from depthgen.archive import Archive, Entry
+from depthgen.archive import Archive, Entry, files_of
 from depthgen.depth.choose import weights_typed
 from depthgen.depth.layered import LayeredLabeller
 from depthgen.depth.plan import NETWORK_DEPTH, Forecast, outputs_for, shards_of
+from depthgen.errors import StageError
 from depthgen.produce import Part, produce
 from depthgen.stage import archive_digest, refuse_other_runs
-from depthgen.workspace import DEPTH_INFO_MEMBER, parse_member
+from depthgen.workspace import DEPTH_INFO_MEMBER, parse_member, parse_picture
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -47,8 +48,14 @@ def plan_layered(
 ) -> LayeredPlan:
     """network: what computes the backgrounds' depth first; None where they have their own.
 
-    Raises `OptionsError` if that network's depth has no unit.
+    Raises `OptionsError` if that network's depth has no unit, and `StageError` if the first
+    composite is of another size than its background: here, before older labels are deleted.
     """
+    shards = shards_of(workspace, "fg_bg_mask")
+    with Archive(shards[0]) as masks:
+        name = masks.name(0)
+        height, side = images.decode(masks[0], "L", name=name).shape
+    _refuse_other_backgrounds(workspace, name, (side, height))
     settings: dict[str, Any] = {"model": "layered", "bits": options.bits}
     facts: dict[str, Any] = {}
     over, source, backgrounds = "", OWN_DEPTH, None
@@ -59,12 +66,31 @@ def plan_layered(
         over, source = backgrounds.estimator.model, NETWORK_DEPTH
         settings |= backgrounds.settings()
         facts |= weights_typed(network, options.weights)
-    shards = shards_of(workspace, "fg_bg_mask")
-    with Archive(shards[0]) as masks:
-        side = images.decode(masks[0], "L", name=masks.name(0)).shape[1]
     depth = workspace.archive(source)
     labeller = LayeredLabeller(depth, tuple(shards), options.bits, side, over)
+    if backgrounds is None:
+        replace(labeller)((0, 0, 1))  # a copy, for it keeps open what it has read
     return LayeredPlan(workspace, options, labeller, source, settings, backgrounds, facts)
+
+
+def _refuse_other_backgrounds(workspace: Workspace, mask: str, size: tuple[int, int]) -> None:
+    """Refuse composites that were made before the backgrounds were cropped to another size."""
+    member = parse_member(mask)
+    assert member is not None, "`prepare` has looked at the names"
+    path = workspace.archive("bg")
+    if not files_of(path):
+        return  # depth without pictures is enough for labels
+    with Archive.open(path) as backgrounds:
+        for at, name in enumerate(backgrounds.names):
+            if parse_picture(name) != ("bg", member.bg):
+                continue
+            width, height = images.size_of(backgrounds[at], name=name)
+            if (width, height) != size:
+                raise StageError(
+                    f"{name} in {path} is {width} × {height} now and {mask} {size[0]} × {size[1]}; "
+                    "make composites of these backgrounds with `depthgen composite --overwrite`"
+                )
+            return
 
 
 @dataclass(frozen=True)

@@ -345,6 +345,29 @@ def test_what_a_network_made_of_the_backgrounds_goes_with_the_labels_it_was_for(
     assert made[0].exists()
 
 
+def test_composites_of_backgrounds_of_another_size_are_told_before_labels_are_deleted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Network, "load", lambda *_: pytest.fail("it was loaded"))
+    workspace = Workspace(tmp_path / "W")
+    studio.run(workspace, studio.RenderOptions(bg=2, fg=2, size=48, workers=1))
+    mask.run(workspace, mask.MaskOptions(workers=1))
+    crop.run(workspace, crop.CropOptions(size=33, workers=1))
+    composite(workspace, CompositeOptions(placements=2, workers=1))
+    run(workspace, DepthmapOptions("layered", workers=1))
+    before = workspace.archive("depth_fg_bg").read_bytes()
+    crop.run(workspace, crop.CropOptions(size=40, workers=1, overwrite=True))
+    told = r"bg_000\.\w+ in .*bg\.zip is 40 × 40 now and .* 33 × 33; .*`depthgen composite --over"
+    anew = DepthmapOptions("layered", workers=1, overwrite=True)
+    for options in (anew, replace(anew, bg_model="glpn-nyu", weights=tmp_path)):
+        with pytest.raises(StageError, match=told):
+            run(workspace, options)
+    assert workspace.archive("depth_fg_bg").read_bytes() == before
+    assert manifest_of(workspace)["state"] == "done"
+    composite(workspace, CompositeOptions(placements=2, workers=1, overwrite=True))
+    assert run(workspace, anew).counts == {"samples": 16}
+
+
 def test_layered_refuses_depth_without_a_unit(tmp_path: Path, onnx: Path) -> None:
     workspace = make_composites(tmp_path / "W")
     options = DepthmapOptions(

@@ -236,13 +236,15 @@ def test_two_depths_of_one_background_are_named(tmp_path: Path) -> None:
         run(workspace, DepthmapOptions(workers=1))
 
 
-def test_depth_of_another_size_is_named(tmp_path: Path) -> None:
+def test_depth_of_another_size_is_named_before_labels_are_deleted(tmp_path: Path) -> None:
     workspace = make_workspace(tmp_path, backgrounds=1)
+    run(workspace, DepthmapOptions(workers=1))
     workspace.archive("bg_depth").unlink()
     with ArchiveWriter(workspace.archive("bg_depth")) as depths:
         depths.add("bg_depth/bg_000.png", images.encode_png(np.full((9, 5), 3000, np.uint16)))
     with pytest.raises(StageError, match=r"bg_000 is 5 × 9 .* 24 × 24"):
-        run(workspace, DepthmapOptions(workers=1))
+        run(workspace, DepthmapOptions(workers=1, overwrite=True))
+    assert workspace.archive("depth_fg_bg").exists()
 
 
 def test_no_composites_is_one_sentence(tmp_path: Path) -> None:
