@@ -63,7 +63,8 @@ class Network:
         return [str(each) for each in (licence_notice(self.model), download) if each]
 
     def load(self, device: torch.device, precision: PrecisionName) -> Estimator:
-        """Raises `EstimatorError` or `OptionsError` where it cannot be had."""
+        """Raises `EstimatorError` or `OptionsError` where it cannot be had as it is asked for."""
+        self._refuse_what_it_ignores()
         if self.model == "densedepth":
             from depthgen.depth.densedepth import load_densedepth
 
@@ -82,6 +83,31 @@ class Network:
         return load_transformers(
             self.model, device, precision, folder=self.weights, quantity=quantity
         )
+
+    def _refuse_what_it_ignores(self) -> None:
+        """Raise `OptionsError` for what is given of a network that says it itself.
+
+        Not as soon as it is chosen: what `auto` finds may give way to `layered`.
+        """
+        if self.model in ("keras", "onnx"):
+            return
+        meaning = self.given.get("meaning")
+        if self.model == "densedepth" and meaning is not None:
+            raise OptionsError(
+                "the network densedepth gives metres and nothing else; leave out --quantity, or "
+                "read a network of another kind with --model keras or onnx"
+            )
+        if meaning == "densedepth":
+            raise OptionsError(
+                "--quantity densedepth is for Keras and ONNX files, not for the network "
+                f"{self.asked}; leave it out, or give depth_m, depth_relative or "
+                "inverse_depth_relative"
+            )
+        if "size" in self.given:
+            raise OptionsError(
+                f"--input-size is for Keras and ONNX files, and the network {self.asked} knows its "
+                "own; leave it out"
+            )
 
 
 def _required(weights: Path | None) -> Path:

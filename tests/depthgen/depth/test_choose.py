@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from depthgen import images
 from depthgen.archive import ArchiveWriter
@@ -171,6 +172,25 @@ def test_a_name_that_is_none_lists_the_known(tmp_path: Path) -> None:
         choose_network(Workspace(tmp_path), "magic", None, {})
     for known in ("auto", "layered", "densedepth", "keras", "onnx", *NETWORKS):
         assert known in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("model", "given", "told"),
+    [
+        ("dpt-large", {"meaning": "densedepth"}, "--quantity densedepth .* network dpt-large;"),
+        ("dpt-large", {"size": (1, 1)}, "--input-size .* network dpt-large knows its own"),
+        ("densedepth", {"size": (1, 1)}, "--input-size .* network densedepth knows its own"),
+        ("densedepth", {"meaning": "inverse_depth_relative"}, "densedepth gives metres and noth"),
+        ("auto", {"meaning": "densedepth"}, f"--quantity densedepth .* network {DEFAULT_NETWORK};"),
+    ],
+)
+def test_an_option_that_the_network_has_no_use_for_is_refused_before_it_is_read(
+    tmp_path: Path, model: str, given: dict[str, Any], told: str
+) -> None:
+    weights = touch(tmp_path / "nyu.h5") if model == "densedepth" else None
+    network = choose_network(Workspace(tmp_path), model, weights, given)
+    with pytest.raises(OptionsError, match=told):
+        network.load(torch.device("cpu"), "float32")
 
 
 def put_depth(workspace: Workspace, backgrounds: int) -> None:
