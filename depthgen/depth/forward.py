@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
+from depthgen.depth.estimator import EstimatorError
 from depthgen.depth.quantity import NEAREST_LABEL
 from depthgen.errors import StageError
 
@@ -74,7 +75,7 @@ class Forward:
         at_once = self.limit
         for start in range(0, len(pictures), at_once):
             part = torch.from_numpy(pictures[start : start + at_once])
-            for values in self._run(part.to(self._estimator.device), self._estimator):
+            for values in self._run(part.to(self._estimator.device), self._values):
                 finite = torch.isfinite(values).flatten(1).all(dim=1)
                 if not bool(finite.all()):
                     raise NotFiniteError(None, start + int((~finite).nonzero()[0]))
@@ -127,9 +128,21 @@ class Forward:
                     raise
                 self._shrink(error)
 
+    def _values(self, pictures: Tensor) -> Tensor:
+        """What the network gives, a map a picture. Raises `EstimatorError` where it is another."""
+        values = self._estimator(pictures)
+        if values.shape != pictures.shape[:3]:
+            found, wanted = (" × ".join(map(str, it)) for it in (values.shape, pictures.shape[:3]))
+            raise EstimatorError(
+                f"{self._estimator.model} gives depth of {found} for pictures of {wanted}; give a "
+                "network with one map for each picture"
+                + (", or run this one with --forward-batch 1" if len(pictures) > 1 else "")
+            )
+        return values
+
     def _label(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
         """(labels, whether each picture's are finite)."""
-        values = self._estimator(pictures)
+        values = self._values(pictures)
         finite = torch.isfinite(values).flatten(1).all(dim=1)
         label = torch.clamp(values / self._scale, NEAREST_LABEL, 1.0)
         if self._bits == 32:

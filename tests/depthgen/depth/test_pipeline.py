@@ -17,6 +17,7 @@ from PIL import Image
 from depthgen import images
 from depthgen.archive import Archive, ArchiveError, ArchiveWriter
 from depthgen.depth import pipeline
+from depthgen.depth.estimator import EstimatorError
 from depthgen.depth.forward import Forward, NotFiniteError
 from depthgen.depth.network_plan import plan_network
 from depthgen.depth.pipeline import Labelling, read_pictures
@@ -282,6 +283,34 @@ def test_other_errors_of_a_network_are_not_taken_for_memory() -> None:
 
     with pytest.raises(RuntimeError, match="mat1"):
         Forward(Broken(), 1.0, bits=8, limit=4).labels(np.zeros((4, 2, 2, 3), np.uint8))
+
+
+class OneForAll(Formula):
+    """Gives the mean of a batch's depths, as a network that reduces the wrong axis does."""
+
+    def __call__(self, pictures: torch.Tensor) -> torch.Tensor:
+        return super().__call__(pictures).mean(dim=0, keepdim=True)
+
+
+@pytest.mark.parametrize("full_scale", [1.0, None])
+@pytest.mark.parametrize("forward_batch", [0, 3])
+def test_fewer_maps_than_pictures_are_told_before_a_label_is_made(
+    tmp_path: Path, forward_batch: int, full_scale: float | None
+) -> None:
+    workspace = make_composites(tmp_path)
+    options: dict[str, Any] = {"forward_batch": forward_batch}
+    with pytest.raises(
+        EstimatorError,
+        match=r"formula gives depth of 1 × 16 × 16 for pictures of \d × 16 × 16; .*-batch 1$",
+    ):
+        label(workspace, OneForAll(full_scale=full_scale), **options)
+    assert not workspace.archive("depth_fg_bg").exists()
+    # One at a time it gives what it should.
+    label(workspace, OneForAll(full_scale=1.0), forward_batch=1, overwrite=True)
+    one, other = labels_of(workspace), make_composites(tmp_path / "other")
+    label(other, Formula())
+    for name, found in labels_of(other).items():
+        assert np.array_equal(one[name], found)
 
 
 def test_a_stream_names_the_picture_that_failed() -> None:
