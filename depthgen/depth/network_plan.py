@@ -74,8 +74,8 @@ def plan_network(
     earlier = _decided(workspace, options)
     try:
         estimator, notes = _load(network, options, device, pictures, earlier)
-        scale = earlier.get("full_scale") or measure_full_scale(estimator, pictures)
         batch = options.forward_batch or earlier.get("forward_batch") or 0
+        scale = earlier.get("full_scale") or measure_full_scale(estimator, pictures, batch)
         if not batch:
             batch, rates = choose_batch(estimator, scale, pictures)
             notes["forward_batches"] = {

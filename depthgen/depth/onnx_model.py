@@ -111,7 +111,9 @@ class OnnxEstimator(FileEstimator):
         if "alloc" in reason.lower():
             return torch.OutOfMemoryError(reason)  # the pipeline goes on with a smaller batch
         shape = " × ".join(map(str, part.shape))
-        return EstimatorError(f"{self.model} cannot be run on {shape}: {reason}")
+        # Exported from one picture, a file may hold that number in its inner shapes.
+        remedy = "; try --forward-batch 1" if self.entry.batch is None and len(part) > 1 else ""
+        return EstimatorError(f"{self.model} cannot be run on {shape}: {reason}{remedy}")
 
 
 def load_onnx(

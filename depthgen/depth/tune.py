@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 # Labels of a faster precision may differ from float32's by one grey level in a hundredth of the
 # pixels, and by two in a thousandth.
 _WITHIN_ONE, _WITHIN_TWO = 0.99, 0.999
+# Pictures that the scale is measured on at once: how many fit is not known yet.
+_AT_ONCE = 4
 # The largest value of a sample is not the largest of all.
 _HEADROOM = 1.1
 _WORTH = 1.03
@@ -52,14 +54,17 @@ class Comparison:
         return self.within_one >= _WITHIN_ONE and self.within_two >= _WITHIN_TWO
 
 
-def measure_full_scale(estimator: Estimator, pictures: NDArray[np.uint8]) -> float:
+def measure_full_scale(
+    estimator: Estimator, pictures: NDArray[np.uint8], forward_batch: int = 0
+) -> float:
     """The value that the label 1 stands for: the network's own, or one for the whole archive.
 
-    pictures: (N, H, W, 3). Raises `StageError` if the network gives nothing above 0.
+    pictures: (N, H, W, 3). forward_batch: the most that may go through the network at once, for it
+    may take no more; 0 leaves it open. Raises `StageError` if the network gives nothing above 0.
     """
     if estimator.full_scale is not None:
         return estimator.full_scale
-    forward = Forward(estimator, 1.0, bits=32, limit=4)
+    forward = Forward(estimator, 1.0, bits=32, limit=min(_AT_ONCE, forward_batch or _AT_ONCE))
     largest = max(float(values.max()) for values in forward.values(pictures))
     if not 0 < largest < float("inf"):
         raise StageError(

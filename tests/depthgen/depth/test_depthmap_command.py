@@ -174,6 +174,32 @@ def test_a_file_of_another_kind_and_an_empty_archive_are_told(tmp_path: Path, on
         prepare(Workspace(tmp_path), DepthmapOptions("onnx", onnx))
 
 
+def test_a_file_for_one_picture_at_a_time_labels_with_forward_batch_1(
+    tmp_path: Path, onnx: Path, typed: Typed
+) -> None:
+    make_composites(tmp_path / "W")
+    one_by_one(onnx)
+    depthmap = ("-w", "W", "depthmap", "--model", "onnx", "--weights", onnx, "--device", "cpu")
+    relative = (*depthmap, "--quantity", "depth_relative")
+    assert "try --forward-batch 1" in said(typed(*relative), 1)
+    done = typed(*relative, "--forward-batch", "1")
+    assert done.returncode == 0, done.stderr
+    assert info_of(Workspace(tmp_path / "W"))["full_scale"] > 0
+
+
+def one_by_one(path: Path) -> None:
+    """Let a file hold the shape of one picture inside, as one exported carelessly does."""
+    import onnx
+    from onnx import helper, numpy_helper
+
+    model = onnx.load(path)
+    shape = numpy_helper.from_array(np.array([1, 3, SIDE, SIDE]), "shape")
+    model.graph.initializer.append(shape)
+    model.graph.node.insert(0, helper.make_node("Reshape", ["picture", "shape"], ["one"]))
+    model.graph.node[1].input[0] = "one"
+    onnx.save(model, path)
+
+
 def test_another_forward_batch_rounds_hardly_a_pixel_otherwise(tmp_path: Path) -> None:
     weights = write_densedepth(tmp_path / "nyu.pt", LAYOUT)
     made = []

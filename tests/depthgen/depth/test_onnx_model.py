@@ -350,8 +350,16 @@ def test_too_large_a_batch_is_told_from_a_network_that_fails(tmp_path: Path) -> 
     whole = load_onnx(network(tmp_path / "net.onnx"), CPU, RELATIVE)
     with pytest.raises(torch.OutOfMemoryError):
         replace(whole, session=Fails("Failed to allocate memory for requested buffer"))(pictures())
-    with pytest.raises(EstimatorError, match="net cannot be run on 3 × 3 × 32 × 32: bad node"):
-        replace(whole, session=Fails("bad node\nand a page of it"))(pictures())
+    bad = replace(whole, session=Fails("bad node\nand a page of it"))
+    with pytest.raises(EstimatorError) as caught:
+        bad(pictures())
+    told = "net cannot be run on 3 × 3 × 32 × 32: bad node"
+    assert str(caught.value) == f"{told}; try --forward-batch 1"
+    with pytest.raises(EstimatorError, match=r"cannot be run on 1 × 3 × 32 × 32: bad node$"):
+        bad(pictures(1))
+    pairs = load_onnx(network(tmp_path / "net.onnx", [2, 3, 32, 32]), CPU, RELATIVE)
+    with pytest.raises(EstimatorError, match=r"bad node$"):  # one at a time would not be fewer
+        replace(pairs, session=Fails("bad node"))(pictures())
 
 
 def test_a_library_that_is_not_installed_is_one_sentence(

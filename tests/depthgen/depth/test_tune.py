@@ -148,6 +148,16 @@ def test_a_relative_network_gets_one_scale_with_room_above(
     assert scale == pytest.approx(1.1 * max(formula(each).max() for each in pictures), rel=1e-6)
 
 
+@pytest.mark.parametrize(("forward_batch", "seen"), [(0, [4, 2]), (1, [1] * 6), (9, [4, 2])])
+def test_the_scale_is_measured_on_no_more_pictures_at_once_than_the_network_may_get(
+    pictures: np.ndarray[Any, Any], forward_batch: int, seen: list[int]
+) -> None:
+    estimator = Formula(full_scale=None)
+    scale = measure_full_scale(estimator, pictures, forward_batch)
+    assert scale == pytest.approx(measure_full_scale(Formula(full_scale=None), pictures), rel=1e-6)
+    assert estimator.seen == seen
+
+
 def test_a_network_that_gives_nothing_above_0_is_refused(pictures: np.ndarray[Any, Any]) -> None:
     with pytest.raises(StageError, match=r"formula gives -.* at most"):
         measure_full_scale(Formula(full_scale=None, off=-9), pictures)
