@@ -43,11 +43,14 @@ class _Launched:
 
 
 class NotFiniteError(StageError):
-    """A network gave a value that is no number. position: which picture of which batch."""
+    """A network gave a value that is no number. position: which picture of which batch.
 
-    def __init__(self, key: Any, position: int) -> None:
+    estimator: the network, which the person chose by another name, or not at all.
+    """
+
+    def __init__(self, key: Any, position: int, estimator: Estimator) -> None:
         super().__init__("the network gave a value that is no number")
-        self.key, self.position = key, position
+        self.key, self.position, self.estimator = key, position, estimator
 
 
 class Forward:
@@ -78,7 +81,8 @@ class Forward:
             for values in self._run(part.to(self._estimator.device), self._values):
                 finite = torch.isfinite(values).flatten(1).all(dim=1)
                 if not bool(finite.all()):
-                    raise NotFiniteError(None, start + int((~finite).nonzero()[0]))
+                    position = start + int((~finite).nonzero()[0])
+                    raise NotFiniteError(None, position, self._estimator)
                 yield values.cpu()
                 start += len(values)
 
@@ -101,7 +105,8 @@ class Forward:
         if batch.arrived is not None:
             batch.arrived.synchronize()
         if not bool(batch.finite.all()):
-            raise NotFiniteError(batch.key, int((~batch.finite).nonzero()[0]))
+            position = int((~batch.finite).nonzero()[0])
+            raise NotFiniteError(batch.key, position, self._estimator)
         return batch.key, batch.labels.numpy()
 
     def _launch(self, key: Any, pictures: NDArray[np.uint8]) -> _Launched:

@@ -81,6 +81,7 @@ class Labelling:
     """How an archive is labelled. batch: samples that are committed together.
 
     forward_batch: samples that go through the network at once. threads: for decoding and encoding.
+    has_precisions: whether the network can be asked for another precision.
     """
 
     estimator: Estimator
@@ -88,6 +89,7 @@ class Labelling:
     forward_batch: int
     batch: int
     threads: int
+    has_precisions: bool = True
 
     def write(self, shards: Sequence[Path], outputs: Sequence[Path], progress: Progress) -> int:
         """Make what is missing of `outputs`, a label archive for each of `shards`.
@@ -133,7 +135,7 @@ class Labelling:
         if not len(writer):
             for name, data, checksum in info:
                 writer.add(name, data, checksum)
-        for entries in self.label(archive, samples[done:]):
+        for entries in self.label(archive, samples[done:], kept=True):
             for name, data, checksum in entries:
                 writer.add(name, data, checksum)
             done += len(entries)
@@ -148,8 +150,13 @@ class Labelling:
         writer.truncate(whole + info if len(writer) >= info else 0)
         return whole
 
-    def label(self, archive: Archive, samples: Sequence[Sample]) -> Iterator[list[Entry]]:
-        """The label members of composites, in order, a forward batch at a time."""
+    def label(
+        self, archive: Archive, samples: Sequence[Sample], kept: bool = False
+    ) -> Iterator[list[Entry]]:
+        """The label members of composites, in order, a forward batch at a time.
+
+        kept: whether they are written, which is said where the network fails.
+        """
         size = self.forward_batch
         batches = [samples[at : at + size] for at in range(0, len(samples), size)]
         forward = Forward(self.estimator, self.quantity.full_scale, self.quantity.bits, size)
@@ -163,15 +170,21 @@ class Labelling:
                 yield from _ahead(pool, _encode, forward.stream(decoded), _BEHIND)
             except NotFiniteError as error:
                 name = archive.name(error.key[error.position].position)
-                raise not_finite(self.estimator.model, name) from error
+                raise not_finite(error, name, self.has_precisions, kept) from error
 
 
-def not_finite(model: str, name: str) -> StageError:
-    """What to say where a network fails on a composite."""
-    return StageError(
-        f"{model} gives a value that is no number for {name}; what was committed before it is "
-        "kept. Try --precision float32 or another --model, with --overwrite"
-    )
+def not_finite(error: NotFiniteError, name: str, has_precisions: bool, kept: bool) -> StageError:
+    """What to say where a network fails on the composite `name`.
+
+    has_precisions: whether it can be asked for another precision. kept: whether labels before this
+    one may be on the disk.
+    """
+    finer = has_precisions and error.estimator.precision != "float32"
+    remedy = f"try {'--precision float32 or ' if finer else ''}another --model"
+    if kept:
+        remedy = f"what was committed before it is kept; {remedy}, with --overwrite"
+    model = error.estimator.model
+    return StageError(f"{model} gives a value that is no number for {name}; {remedy}")
 
 
 def _encode(labelled: tuple[Sequence[Sample], NDArray[Any]]) -> list[Entry]:

@@ -237,6 +237,42 @@ def test_a_network_that_fails_where_it_is_measured_is_told_with_the_sample(
     assert not workspace.manifest("depthmap").exists()
 
 
+@pytest.mark.parametrize(
+    ("precision", "has_precisions", "remedy"),
+    [
+        ("bf16", True, "--precision float32 or another --model"),
+        ("float32", True, "another --model"),  # there is none finer
+        ("fp16", False, "another --model"),  # its file's, which nobody can change
+    ],
+)
+@pytest.mark.parametrize("poisoned", [0, 10], ids=["measured", "labelled"])
+def test_what_to_try_is_what_there_is_for_the_network_that_fails(
+    tmp_path: Path, precision: Any, has_precisions: bool, remedy: str, poisoned: int
+) -> None:
+    workspace = make_composites(tmp_path)
+    broken = Formula(precision, model="net", full_scale=None, poisoned=(poisoned,))
+    network: Any = FormulaNetwork(
+        {precision: broken, "float32": broken}, has_precisions=has_precisions, model="onnx"
+    )
+    wanted = precision if has_precisions else "auto"
+    options = DepthmapOptions(device="cpu", precision=wanted, forward_batch=1)
+    with pytest.raises(StageError) as caught:
+        run(workspace, options, plan=plan_network(workspace, options, network, lambda _: None))
+    first, last = str(caught.value).split(f"_{poisoned:06d}.png; ")
+    assert first.startswith("net gives a value that is no number for fg_bg/")
+    kept = "what was committed before it is kept; try {}, with --overwrite"
+    assert last == (kept if poisoned else "try {}").format(remedy)
+
+
+def test_a_forecast_keeps_nothing_and_says_so_of_nothing(tmp_path: Path) -> None:
+    workspace = make_composites(tmp_path)
+    options = DepthmapOptions(device="cpu", precision="float32", forward_batch=1)
+    network: Any = FormulaNetwork({"float32": Formula(poisoned=(1,))})
+    plan = plan_network(workspace, options, network, lambda _: None)
+    with pytest.raises(StageError, match=r"_000001\.png; try another --model$"):
+        plan.forecast()
+
+
 def test_out_of_memory_halves_the_batch_and_goes_on(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
