@@ -6,6 +6,7 @@ again, for another forward batch could round a pixel the other way.
 
 from __future__ import annotations
 
+import re
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
 # Pictures that scale, precision and batch are measured on.
 _MEASURED_ON = {"cpu": 6, "cuda": 32, "mps": 16}
 _FORECAST_S = 3.0
+# PyTorch allocates on more: `meta` holds no values, and `cpu:3` is no other CPU.
+_DEVICES = re.compile(r"cpu|mps|cuda(:\d+)?", re.ASCII)
 
 
 def device_of(name: str) -> torch.device:
@@ -47,13 +50,16 @@ def device_of(name: str) -> torch.device:
         if torch.cuda.is_available():
             return torch.device("cuda")
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    refused = OptionsError(
+        f"--device {name} is not to be had here; use cpu, or see `depthgen doctor`"
+    )
+    if not _DEVICES.fullmatch(name):
+        raise refused
     try:
         device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise OptionsError(
-            f"--device {name} is not to be had here; use cpu, or see `depthgen doctor`"
-        ) from error
+        raise refused from error
     return device
 
 

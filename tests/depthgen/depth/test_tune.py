@@ -238,7 +238,7 @@ def test_a_precision_is_refused_for_a_file_that_has_its_own(tmp_path: Path) -> N
     assert planned(workspace, network, forward_batch=1).settings["precision"] == "float32"
 
 
-@pytest.mark.parametrize("name", ["gpu", "cuda:99", "npu"])
+@pytest.mark.parametrize("name", ["gpu", "cuda:99", "npu", "meta", "cpu:3", "cuda:", ""])
 def test_a_device_that_is_not_there_is_one_sentence(name: str) -> None:
     with pytest.raises(OptionsError, match=f"--device {name} is not to be had here"):
         device_of(name)
