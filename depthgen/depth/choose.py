@@ -138,6 +138,11 @@ def choose_network(
         return Network(model, found, given)
     if model in NETWORKS or "/" in model or Path(model).is_dir():
         return Network(model, weights, given)
+    if model == "layered":
+        networks = ", ".join(("auto", *FILE_MODELS, *NETWORKS))
+        raise OptionsError(
+            f"--bg-model layered is no network; use one of {networks}, a hub id, or a folder"
+        )
     known = ", ".join(("auto", "layered", *FILE_MODELS, *NETWORKS))
     raise OptionsError(f"there is no model {model!r}; use one of {known}, a hub id, or a folder")
 

@@ -159,7 +159,8 @@ def agree(name: str, said: Mapping[str, Any], given: Mapping[str, Any]) -> Conve
     known = {**said, **given}
     if "meaning" not in known:
         raise OptionsError(
-            f"{name} does not say what its numbers mean: give one of {', '.join(MEANINGS)}"
+            f"{name} does not say what its numbers mean: give --quantity with one of "
+            f"{', '.join(MEANINGS)}"
         )
     return Convention(**known)
 

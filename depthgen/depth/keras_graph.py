@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 _BLOCKS = 4
 _SLOPE = 0.2
+_ANOTHER = "read another network, or one of Keras 3, with --model keras"
 # What a setting may be, the first being Keras's default where a config leaves it out.
 _LAST_AXIS = ([3], 3, -1, [-1])
 _COMMON: dict[str, dict[str, tuple[Any, ...]]] = {
@@ -62,7 +63,7 @@ def read_graph(path: Path, config: dict[str, Any]) -> Graph:
         ((output, *_),) = config["config"]["output_layers"]
     except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
         raise WeightsError(
-            f"{path}: model_config is not that of a Keras 2 model with one output"
+            f"{path}: model_config is not that of a Keras 2 model with one output; {_ANOTHER}"
         ) from error
     walk = _Walk(path, {layer.name: layer for layer in layers})
     stem = walk.stem()
@@ -97,9 +98,10 @@ class _Layer:
 def _layer(path: Path, described: dict[str, Any]) -> _Layer:
     name, kind = described["config"]["name"], described["class_name"]
     if kind not in _COMMON:
-        code = "; it is code, and a weights file's code is not run" if kind == "Lambda" else ""
+        code = "it is code, and a weights file's code is not run"
+        hint = code if kind == "Lambda" else _ANOTHER
         raise WeightsError(
-            f"{path} has a layer {name} of class {kind}, which DenseDepth has not{code}"
+            f"{path} has a layer {name} of class {kind}, which DenseDepth has not; {hint}"
         )
     nodes = described["inbound_nodes"]
     inputs = tuple(source[0] for node in nodes for source in node)

@@ -217,7 +217,10 @@ def _channels_last(path: Path, shape: list[int | None], layout: str | None) -> b
             raise OptionsError(f"{path} takes pictures of shape {shape}, which is not {layout}")
         return layout == "nhwc"
     if (first == 3) == (last == 3):
-        raise OptionsError(f"{path} does not say whether it takes nchw or nhwc; give the layout")
+        raise OptionsError(
+            f"{path} does not say whether it takes nchw or nhwc; write that into its metadata, as "
+            f"{_PREFIX}layout"
+        )
     return last == 3
 
 

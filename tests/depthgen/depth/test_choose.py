@@ -193,6 +193,11 @@ def test_an_option_that_the_network_has_no_use_for_is_refused_before_it_is_read(
         network.load(torch.device("cpu"), "float32")
 
 
+def test_layered_over_layered_is_refused_with_the_networks_that_there_are(tmp_path: Path) -> None:
+    with pytest.raises(OptionsError, match="--bg-model layered is no network; use one of auto, de"):
+        prepare(make_composites(tmp_path), DepthmapOptions("layered", bg_model="layered"))
+
+
 def put_depth(workspace: Workspace, backgrounds: int) -> None:
     with ArchiveWriter(workspace.archive("bg_depth")) as writer:
         for bg in range(backgrounds):

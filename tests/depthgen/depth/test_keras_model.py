@@ -16,6 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
+from depthgen.depth.densedepth import load_densedepth
 from depthgen.depth.estimator import EstimatorError
 from depthgen.depth.keras_model import load_keras
 from depthgen.errors import OptionsError
@@ -126,6 +127,18 @@ def test_an_open_size_is_the_pictures_own_in_whole_steps(tmp_path: Path) -> None
 def test_what_the_numbers_mean_is_never_guessed(tmp_path: Path) -> None:
     with pytest.raises(OptionsError, match=r"net\.keras does not say what its numbers mean"):
         load_keras(saved(model(), tmp_path / "net.keras"), CPU)
+
+
+@pytest.mark.filterwarnings("ignore:You are saving your model as an HDF5 file")
+def test_what_is_taken_for_densedepth_and_is_another_leads_here(tmp_path: Path) -> None:
+    picture = keras.Input((32, 64, 3))
+    plain = keras.Model(picture, keras.layers.Conv2D(1, 1)(picture))
+    for number, (network, told) in enumerate(
+        ((model(), "of class Dropout"), (plain, "is not that of a Keras 2 model"))
+    ):
+        path = saved(network, tmp_path / f"{number}.h5")
+        with pytest.raises(EstimatorError, match=f"{told}.*of Keras 3, with --model keras"):
+            load_densedepth(path)
 
 
 def test_another_size_than_the_file_takes_is_refused(tmp_path: Path) -> None:
