@@ -11,7 +11,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from depthgen.depth.hub import DEFAULT_NETWORK, NETWORKS, describe_download, licence_notice
+from depthgen.depth.hub import (
+    DEFAULT_NETWORK,
+    NETWORKS,
+    describe_download,
+    licence_notice,
+    shown_name,
+)
 from depthgen.errors import OptionsError, StageError
 
 if TYPE_CHECKING:
@@ -52,8 +58,8 @@ class Network:
 
     @property
     def asked(self) -> str:
-        """What `--model` says to have it; of a folder the last part, for folders move."""
-        return Path(self.model).name if Path(self.model).is_dir() else self.model
+        """What `--model` says to have it; of a folder its own name."""
+        return shown_name(self.model)
 
     def announce(self) -> list[str]:
         """What a person is to know before it is loaded: its licence, and what is downloaded."""
@@ -136,7 +142,8 @@ def choose_network(
         if not found.is_file():
             raise StageError(f"--weights {found} is no file; --model {model} needs one")
         return Network(model, found, given)
-    if model in NETWORKS or "/" in model or Path(model).is_dir():
+    # The empty path is the current folder.
+    if model in NETWORKS or "/" in model or (model and Path(model).is_dir()):
         return Network(model, weights, given)
     if model == "layered":
         networks = ", ".join(("auto", *FILE_MODELS, *NETWORKS))

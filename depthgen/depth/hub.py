@@ -80,6 +80,17 @@ def hub_id_of(name: str) -> str | None:
     return name if _HUB_ID.fullmatch(name) and not Path(name).exists() else None
 
 
+def shown_name(name: str) -> str:
+    """What stands in the manifest and the archive: of a folder its own name, for folders move.
+
+    `.` and `..` have one too; a link keeps the one that it is given by.
+    """
+    folder = Path(name)
+    if not folder.is_dir():
+        return name
+    return folder.resolve().name if folder.name in ("", "..") else folder.name
+
+
 def licence_notice(name: str) -> str | None:
     """A sentence for the person about to use a network that is not free for every use, or None."""
     hub_id = hub_id_of(name)

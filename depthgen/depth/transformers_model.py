@@ -17,7 +17,7 @@ import torch
 
 from depthgen.depth.estimator import EstimatorError
 from depthgen.depth.extras import first_line, require
-from depthgen.depth.hub import SETTINGS, fetch, weight_files
+from depthgen.depth.hub import SETTINGS, fetch, shown_name, weight_files
 from depthgen.depth.processors import read_processor
 from depthgen.depth.quantity import FAR_M
 from depthgen.depth.side_by_side import side_by_side
@@ -84,7 +84,7 @@ def load_transformers(
 ) -> TransformersEstimator:
     """A network by one of the names in `hub.NETWORKS`, a hub id, or the folder it lies in.
 
-    name: what stands in the archive, too (of a folder, its last part). folder: where the network
+    name: what stands in the archive, too (of a folder, its own name). folder: where the network
     lies, if not on the hub. quantity: what it gives, where its settings do not tell, or wrongly.
     Raises `EstimatorError` if it is not to be had, is of another family, is damaged, or lacks
     weights.
@@ -97,7 +97,7 @@ def load_transformers(
     processor = read_processor(_image_processor(folder), str(folder))
     settings = [folder / name for name in SETTINGS if (folder / name).is_file()]
     return TransformersEstimator(
-        model=Path(name).name if Path(name).is_dir() else name,
+        model=shown_name(name),
         quantity=quantity or quantity_of(config),
         digest=files_digest([*settings, *weights]),
         device=device,

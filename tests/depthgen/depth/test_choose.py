@@ -91,6 +91,27 @@ def test_a_folder_is_a_network_of_the_hub_that_lies_here(tmp_path: Path) -> None
     assert chosen.announce() == []
 
 
+@pytest.mark.parametrize(("here", "model"), [("net", "."), ("net/inner", ".."), (".", "net/")])
+def test_a_folder_has_its_name_from_wherever_it_is_given(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, here: str, model: str
+) -> None:
+    (tmp_path / "net" / "inner").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / here)
+    assert choose_network(Workspace(tmp_path), model, None, {}).asked == "net"
+    assert choose_network(Workspace(tmp_path), "auto", Path(model), {}).asked == "net"
+
+
+def test_a_link_to_a_folder_keeps_its_name(tmp_path: Path) -> None:
+    (tmp_path / "snapshot").mkdir()
+    (tmp_path / "net").symlink_to("snapshot")
+    assert Network(str(tmp_path / "net")).asked == "net"
+
+
+def test_an_empty_name_is_not_the_current_folder(tmp_path: Path) -> None:
+    with pytest.raises(OptionsError, match="there is no model ''; use one of auto"):
+        choose_network(Workspace(tmp_path), "", None, {})
+
+
 LICENCE = "depth-anything/Depth-Anything-V2-Base-hf is licensed CC-BY-NC-4.0: it and the labels"
 DOWNLOAD = "ann/net: 390.1 MB to download into /cache, licence: cc-by-nc-4.0"
 

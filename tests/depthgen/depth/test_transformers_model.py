@@ -225,6 +225,13 @@ def test_dpt_on_dinov2_gives_metres_and_the_user_may_say_otherwise(
     assert torch.equal(told(pictures) / 10, load_transformers(str(small["glpn"]), CPU)(pictures))
 
 
+def test_a_network_in_the_current_folder_has_the_folders_name(
+    small: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(small["glpn"])
+    assert load_transformers(".", CPU).model == small["glpn"].name
+
+
 def test_not_a_number_passes_through(small: dict[str, Path]) -> None:
     estimator = load_transformers(str(small["glpn"]), CPU)
     with torch.no_grad():
