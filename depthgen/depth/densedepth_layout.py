@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 
 from depthgen.depth.keras_graph import read_graph
-from depthgen.depth.weights import WeightsError, is_hdf5, read_keras, read_torch
+from depthgen.depth.weights import WeightsError, by_kind, is_hdf5, read_keras, read_torch
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -128,9 +128,10 @@ def read_densedepth(path: Path) -> Trained:
     if not is_hdf5(path):
         return _from_torch(path, read_torch(path))
     weights = read_keras(path)
-    layers = {name: arrays for name, arrays in weights.layers.items() if arrays}
+    every = {name: by_kind(path, name, arrays) for name, arrays in weights.layers.items()}
+    layers = {name: arrays for name, arrays in every.items() if arrays}
     if weights.config is None:
-        layout, assumed = _infer(path, weights.layers)
+        layout, assumed = _infer(path, every)
         names = {name.replace("/", "_"): name for name in layers}
     else:
         graph = read_graph(path, weights.config)

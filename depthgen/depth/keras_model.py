@@ -247,11 +247,11 @@ def _without_slashes(config: Any) -> Any:
 
 def _fill(path: Path, network: Any, hdf5: KerasWeights) -> None:
     """Give each layer its arrays, by its name: Keras itself goes by the order, which may differ."""
-    arrays = {_without_slashes(layer): list(held.values()) for layer, held in hdf5.layers.items()}
+    arrays = {_without_slashes(layer): held for layer, held in hdf5.layers.items()}
     for layer in network.layers:
         # Keras writes what is trained before what is not.
         variables = [*layer.trainable_weights, *layer.non_trainable_weights]
-        held = arrays.get(layer.name, [])
+        held = _ordered(path, layer, variables, arrays.get(layer.name, {}))
         there = [tuple(array.shape) for array in held]
         wanted = [tuple(variable.shape) for variable in variables]
         if there != wanted:
@@ -260,6 +260,26 @@ def _fill(path: Path, network: Any, hdf5: KerasWeights) -> None:
             )
         for variable, array in zip(variables, held, strict=True):
             variable.assign(array)
+
+
+def _ordered(
+    path: Path, layer: Any, variables: list[Any], held: Mapping[str, NDArray[np.float32]]
+) -> list[NDArray[np.float32]]:
+    """A layer's arrays as its variables follow one another, by their names where these agree.
+
+    They need not: in 2018 a second network of a process had other ones. In a single layer the order
+    is told by its class, but in a network within the network it may differ as it does without.
+    """
+    named = {_without_slashes(name): array for name, array in held.items()}
+    wanted = [_without_slashes(variable.path) for variable in variables]
+    if sorted(wanted) == sorted(named):
+        return [named[name] for name in wanted]
+    if held and hasattr(layer, "layers"):
+        raise EstimatorError(
+            f"{path} has in it a network {layer.name} whose arrays have other names than its "
+            "layers; save it as .keras"
+        )
+    return list(held.values())
 
 
 def _input_size(path: Path, network: Any) -> tuple[int | None, int | None]:

@@ -37,9 +37,9 @@ class WeightsError(EstimatorError):
 class KerasWeights:
     """What a Keras HDF5 file holds.
 
-    layers: the arrays of each layer by their kind ("kernel", "bias", "gamma", …), in the order of
-    the file; a layer without arrays is an empty mapping. config: `model_config`, or None in a file
-    of weights alone.
+    layers: the arrays of each layer by their names without TensorFlow's ":0" ("conv1/kernel", …),
+    in the order of the file; a layer without arrays is an empty mapping. config: `model_config`, or
+    None in a file of weights alone.
     """
 
     layers: Mapping[str, Mapping[str, NDArray[np.float32]]]
@@ -117,17 +117,33 @@ def _text(value: object) -> str:
 
 
 def _layer(path: Path, root: h5py.Group, name: str) -> dict[str, NDArray[np.float32]]:
-    """The arrays of one layer, by the last part of their names without TensorFlow's ":0"."""
+    """The arrays of one layer, by their names without TensorFlow's ":0"."""
     group = root.get(name)
     if not isinstance(group, h5py.Group):
         raise WeightsError(f"{path} lists the layer {name} but does not hold it")
     arrays: dict[str, NDArray[np.float32]] = {}
     for weight in _names(path, group, "weight_names", name):
-        kind = weight.rpartition("/")[2].partition(":")[0]
-        if kind in arrays:
-            raise WeightsError(f"{path}: layer {name} has two arrays named {kind}")
-        arrays[kind] = _array(path, group, weight)
+        short = weight.partition(":")[0]
+        if short in arrays:
+            raise WeightsError(f"{path}: layer {name} has two arrays named {short}")
+        arrays[short] = _array(path, group, weight)
     return arrays
+
+
+def by_kind(
+    path: Path, layer: str, arrays: Mapping[str, NDArray[np.float32]]
+) -> dict[str, NDArray[np.float32]]:
+    """The arrays of a layer by the last part of their names: "kernel", "bias", "gamma", …
+
+    Raises `WeightsError` for a layer of several, which has two of a kind.
+    """
+    kinds: dict[str, NDArray[np.float32]] = {}
+    for name, array in arrays.items():
+        kind = name.rpartition("/")[2]
+        if kind in kinds:
+            raise WeightsError(f"{path}: layer {layer} has two arrays named {kind}")
+        kinds[kind] = array
+    return kinds
 
 
 def _array(path: Path, group: h5py.Group, name: str) -> NDArray[np.float32]:

@@ -205,6 +205,46 @@ def test_a_layer_without_its_arrays_is_named(densedepth: DenseDepths, tmp_path: 
         load_keras(path, CPU)
 
 
+def layered() -> Any:
+    """A network with another inside, whose branches are alike, and attention; random weights."""
+    layers = keras.layers
+    inner = keras.Input((8, 16, 3))
+    branches = [layers.Conv2D(4, 1, name=name)(inner) for name in ("one", "two")]
+    scaled = layers.BatchNormalization(name="norm")(branches[0])
+    encoder = keras.Model(inner, layers.Subtract()([scaled, branches[1]]), name="encoder")
+    picture = keras.Input((8, 16, 3))
+    x = layers.MultiHeadAttention(2, 2, attention_axes=(1, 2))(encoder(picture), encoder(picture))
+    network = keras.Model(picture, layers.Conv2D(1, 1)(x))
+    random = np.random.default_rng(1)
+    network.set_weights(
+        [random.uniform(0.1, 1.0, weight.shape) for weight in network.get_weights()]
+    )
+    return network
+
+
+@pytest.mark.filterwarnings("ignore:You are saving your model as an HDF5 file")
+def test_a_network_within_the_network_and_attention_get_their_arrays(tmp_path: Path) -> None:
+    network = layered()
+    path = saved(network, tmp_path / "net.h5")
+    wanted = output(network, pictures(2, 8, 16).numpy() / 255)
+    assert wanted.std() > 0.001
+    values = load_keras(path, CPU, RELATIVE)(pictures(2, 8, 16))
+    np.testing.assert_allclose(values, wanted, atol=1e-5)
+    with h5py.File(path, "r+") as file:
+        held = file["model_weights/encoder"]
+        names = list(held.attrs["weight_names"])
+        held.attrs["weight_names"] = [*names[2:], *names[:2]]
+    values = load_keras(path, CPU, RELATIVE)(pictures(2, 8, 16))
+    np.testing.assert_allclose(values, wanted, atol=1e-5)
+    with h5py.File(path, "r+") as file:
+        held = file["model_weights/encoder"]
+        held.move("one", "first")
+        renamed = [str(name).replace("one/", "first/") for name in names]
+        held.attrs["weight_names"] = renamed
+    with pytest.raises(EstimatorError, match="a network encoder whose arrays have other names"):
+        load_keras(path, CPU, RELATIVE)
+
+
 def test_weights_alone_are_refused(densedepth: DenseDepths, tmp_path: Path) -> None:
     path = tmp_path / "net.h5"
     path.write_bytes(densedepth("original")[1].read_bytes())

@@ -10,7 +10,14 @@ import numpy as np
 import pytest
 import torch
 
-from depthgen.depth.weights import WeightsError, digest, is_hdf5, read_keras, read_torch
+from depthgen.depth.weights import (
+    WeightsError,
+    by_kind,
+    digest,
+    is_hdf5,
+    read_keras,
+    read_torch,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -52,7 +59,8 @@ def path(tmp_path: Path) -> Path:
 def test_layers_are_found_by_the_attributes(path: Path, root: str, store: Any) -> None:
     layers = read_keras(write(path, LAYERS, root, store)).layers
     assert list(layers) == ["conv1/conv", "relu"]
-    assert np.array_equal(layers["conv1/conv"]["kernel"], KERNEL)
+    assert list(layers["conv1/conv"]) == ["conv1/conv_1/kernel"]
+    assert np.array_equal(layers["conv1/conv"]["conv1/conv_1/kernel"], KERNEL)
 
 
 def test_names_stored_in_chunks_are_joined_in_order(path: Path) -> None:
@@ -65,7 +73,17 @@ def test_names_stored_in_chunks_are_joined_in_order(path: Path) -> None:
 
 def test_half_precision_arrays_become_float32(path: Path) -> None:
     write(path, {"a": {"a/bias:0": np.ones(2, np.float16)}})
-    assert read_keras(path).layers["a"]["bias"].dtype == np.float32
+    assert read_keras(path).layers["a"]["a/bias"].dtype == np.float32
+
+
+def test_a_layer_of_several_keeps_their_arrays_apart_and_has_two_of_a_kind(path: Path) -> None:
+    both = {"b/kernel:0": KERNEL, "a/kernel:0": KERNEL + 1}
+    arrays = read_keras(write(path, {"encoder": both})).layers["encoder"]
+    assert list(arrays) == ["b/kernel", "a/kernel"]
+    assert np.array_equal(arrays["a/kernel"], KERNEL + 1)
+    with pytest.raises(WeightsError, match="layer encoder has two arrays named kernel"):
+        by_kind(path, "encoder", arrays)
+    assert by_kind(path, "a", {"a/kernel": KERNEL}).keys() == {"kernel"}
 
 
 @pytest.mark.parametrize(
