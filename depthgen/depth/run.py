@@ -82,6 +82,16 @@ class DepthmapOptions:
                 self.weights is None or self.model != LAYERED or self.bg_model is not None,
                 "--weights goes with a network; with --model layered, give --bg-model too",
             ),
+            (
+                self.precision in ("auto", "float32") or self.model != LAYERED,
+                f"--precision {self.precision} is for networks that look at composites; --model "
+                "layered computes in float32, leave it out",
+            ),
+            (
+                not self.given or self.model != LAYERED or self.bg_model is not None,
+                "--quantity and --input-size go with a network; with --model layered, give "
+                "--bg-model too",
+            ),
             (self.workers >= 1, f"--workers must be at least 1, not {self.workers}"),
         )
         for fine, complaint in checks:
@@ -105,14 +115,23 @@ def prepare(
     tell: called with what a person should know before it starts: a licence, a download.
     Raises `StageError` if there are no composites, or nothing to label them with.
     """
-    network = None
-    if options.model != LAYERED or options.bg_model is not None:
+
+    def choose() -> Network:
         name = options.bg_model or options.model
-        network = choose_network(workspace, name, options.weights, options.given)
+        return choose_network(workspace, name, options.weights, options.given)
+
+    network = None
+    if options.model not in ("auto", LAYERED) or options.bg_model is not None:
+        network = choose()  # a name that is none is told before anything else
     require_archive(workspace, "fg_bg_mask", "composite")
     missing = _without_depth(workspace)
-    if options.model == "auto" and options.weights is None and not missing:
-        network = None
+    if options.model == "auto" and (missing or options.weights is not None):
+        network = choose()
+    elif options.model == "auto" and options.given:
+        raise OptionsError(
+            "--model auto takes the backgrounds' own depth here, and --quantity and --input-size "
+            "go with a network; name one with --model, or leave them out"
+        )
     if network is None and missing:
         raise StageError(_no_depth(workspace, missing))
     if network is not None:

@@ -236,6 +236,17 @@ def test_auto_is_layered_where_every_background_has_depth(tmp_path: Path) -> Non
         prepare(workspace, DepthmapOptions(weights=workspace.weights / "nyu.h5"))
 
 
+def test_depth_of_their_own_goes_before_the_variable_and_takes_no_word_on_networks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workspace = make_composites(tmp_path)
+    put_depth(workspace, 5)
+    monkeypatch.setenv("DEPTHGEN_WEIGHTS", str(tmp_path / "gone.h5"))
+    assert prepare(workspace, DepthmapOptions(workers=1)).settings["model"] == "layered"
+    with pytest.raises(OptionsError, match=r"auto takes the backgrounds' own depth .* leave them"):
+        prepare(workspace, DepthmapOptions(quantity="depth_m"))
+
+
 def sentence(workspace: Workspace, **options: Any) -> str:
     with pytest.raises(StageError) as caught:
         prepare(workspace, DepthmapOptions(**options))

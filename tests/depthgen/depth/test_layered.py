@@ -263,6 +263,10 @@ def test_no_composites_is_one_sentence(tmp_path: Path) -> None:
         {"quantity": "feet"},
         {"bg_model": "densedepth"},
         {"model": "layered", "weights": Path("nyu.h5")},
+        {"model": "layered", "precision": "bf16"},
+        {"model": "layered", "bg_model": "densedepth", "precision": "bf16"},
+        {"model": "layered", "quantity": "depth_m"},
+        {"model": "layered", "input_size": (64, 64)},
     ],
     ids=str,
 )
