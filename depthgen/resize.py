@@ -25,6 +25,7 @@ from depthgen.stage import (
     archive_digest,
     no_progress,
     open_stage,
+    sound_member,
 )
 from depthgen.workers import default_workers
 
@@ -206,10 +207,8 @@ class Resizer:
         block = []
         for index in range(start, stop):
             member = archive.name(index)
-            if member.startswith("labels/"):
-                data = bytes(archive[index])
-            else:
-                data = self._resized(archive[index], member)
+            source = sound_member(archive, index, ARCHIVES[self.name])
+            data = bytes(source) if member.startswith("labels/") else self._resized(source, member)
             block.append((member, data, crc32(data)))
         return [block]
 

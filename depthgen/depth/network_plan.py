@@ -77,7 +77,7 @@ def plan_network(
         tell(sentence)
     shards = shards_of(workspace, "fg_bg")
     names, pictures = _some_pictures(shards, _MEASURED_ON.get(device.type, 6))
-    earlier = _decided(workspace, options)
+    earlier = _decided(workspace, options, network)
     try:
         estimator, notes = _load(network, options, device, pictures, earlier)
         batch = options.forward_batch or earlier.get("forward_batch") or 0
@@ -108,10 +108,13 @@ def plan_network(
     return NetworkPlan(workspace, shards, labelling, network.asked, network.given, notes)
 
 
-def _decided(workspace: Workspace, options: DepthmapOptions) -> Mapping[str, Any]:
-    """What an earlier run that is to be gone on with has found; nothing if it is to be redone."""
+def _decided(workspace: Workspace, options: DepthmapOptions, network: Network) -> Mapping[str, Any]:
+    """What an earlier run that is to be gone on with has found; nothing if it is to be redone, or
+    if it was another network's."""
     manifest = None if options.overwrite else Manifest.read(workspace.manifest("depthmap"))
-    return manifest.settings if manifest else {}
+    if manifest is None or manifest.settings.get("model") != network.asked:
+        return {}
+    return manifest.settings
 
 
 def _load(

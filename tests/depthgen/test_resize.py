@@ -126,6 +126,15 @@ def test_an_unfinished_archive_is_gone_on_with(workspace: Workspace) -> None:
     assert whole.read_bytes() == expected
 
 
+def test_a_damaged_member_is_named_and_not_resized(workspace: Workspace) -> None:
+    path = workspace.archive("fg_bg")
+    data = bytearray(path.read_bytes())
+    data[data.index(b"\xff\xd9") - 20] ^= 1  # in the first picture, which still decodes
+    path.write_bytes(data)
+    with pytest.raises(StageError, match=r"fg_000_bg_000_000002\.jpg is damaged.*composite"):
+        run(workspace, ResizeOptions(size=16, workers=1))
+
+
 def test_an_archive_that_is_made_later_is_resized_later(workspace: Workspace) -> None:
     depth = workspace.archive("depth_fg_bg")
     aside = depth.rename(depth.with_suffix(".aside"))

@@ -24,6 +24,7 @@ from depthgen.composite import run as composite
 from depthgen.depth import DepthmapOptions, prepare, run
 from depthgen.depth.choose import Network
 from depthgen.depth.densedepth_layout import TORCH_EPSILON, Layout
+from depthgen.depth.network_plan import NetworkPlan
 from depthgen.errors import OptionsError, StageError
 from depthgen.prepare import crop, mask
 from depthgen.retype import retype
@@ -238,6 +239,15 @@ def test_a_network_folder_labels_relative_depth_on_one_scale(tmp_path: Path) -> 
     labels = np.stack([*labels_of(workspace).values()])
     assert 0.01 <= labels.min() < labels.max() <= 1
     assert kept["settings"]["model"] == "tiny"
+    # What was measured of it goes on with it, and with no other network.
+    manifest = workspace.manifest("depthmap")
+    for model, measured in (("tiny", False), ("other", True)):
+        kept["settings"] |= {"model": model, "full_scale": 77.0}
+        manifest.write_text(json.dumps(kept))
+        plan = prepare(workspace, DepthmapOptions(weights=folder, device="cpu", bits=32))
+        assert isinstance(plan, NetworkPlan)
+        assert (plan.quantity.full_scale != 77.0) == measured
+        assert ("precisions" in plan.facts) == measured
 
 
 def test_layered_over_a_network_runs_it_on_the_backgrounds_alone(
