@@ -89,7 +89,7 @@ def plan_network(
             }
     except NotFiniteError as error:
         name = names[error.position % len(names)]
-        raise not_finite(error, name, network.has_precisions, kept=False) from error
+        raise not_finite(error, name, kept=False) from error
     quantity = Quantity(
         quantity=estimator.quantity,
         scale_m=FAR_M if estimator.quantity == "depth_m" else None,
@@ -100,10 +100,7 @@ def plan_network(
         weights=estimator.digest,
         precision=estimator.precision,
     )
-    labelling = Labelling(
-        *(estimator, quantity, batch, options.batch, options.workers),
-        has_precisions=network.has_precisions,
-    )
+    labelling = Labelling(estimator, quantity, batch, options.batch, options.workers)
     notes |= weights_typed(network, options.weights)
     return NetworkPlan(workspace, shards, labelling, network.asked, network.given, notes)
 

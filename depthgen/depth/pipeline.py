@@ -18,6 +18,7 @@ import numpy as np
 
 from depthgen import images
 from depthgen.archive import Archive, ArchiveError, ArchiveWriter
+from depthgen.depth.convention import FileEstimator
 from depthgen.depth.forward import Forward, NotFiniteError
 from depthgen.depth.quantity import label_entry
 from depthgen.errors import StageError
@@ -81,7 +82,6 @@ class Labelling:
     """How an archive is labelled. batch: samples that are committed together.
 
     forward_batch: samples that go through the network at once. threads: for decoding and encoding.
-    has_precisions: whether the network can be asked for another precision.
     """
 
     estimator: Estimator
@@ -89,7 +89,6 @@ class Labelling:
     forward_batch: int
     batch: int
     threads: int
-    has_precisions: bool = True
 
     def write(self, shards: Sequence[Path], outputs: Sequence[Path], progress: Progress) -> int:
         """Make what is missing of `outputs`, a label archive for each of `shards`.
@@ -170,16 +169,17 @@ class Labelling:
                 yield from _ahead(pool, _encode, forward.stream(decoded), _BEHIND)
             except NotFiniteError as error:
                 name = archive.name(error.key[error.position].position)
-                raise not_finite(error, name, self.has_precisions, kept) from error
+                raise not_finite(error, name, kept) from error
 
 
-def not_finite(error: NotFiniteError, name: str, has_precisions: bool, kept: bool) -> StageError:
+def not_finite(error: NotFiniteError, name: str, kept: bool) -> StageError:
     """What to say where a network fails on the composite `name`.
 
-    has_precisions: whether it can be asked for another precision. kept: whether labels before this
-    one may be on the disk.
+    kept: whether labels before this one may be on the disk.
     """
-    finer = has_precisions and error.estimator.precision != "float32"
+    # A network file computes as it says, and cannot be asked for another precision.
+    is_file = isinstance(error.estimator, FileEstimator)
+    finer = not is_file and error.estimator.precision != "float32"
     remedy = f"try {'--precision float32 or ' if finer else ''}another --model"
     if kept:
         remedy = f"what was committed before it is kept; {remedy}, with --overwrite"

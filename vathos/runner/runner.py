@@ -213,10 +213,9 @@ class Runner:
 
     def _check_whole(self) -> None:
         """Refuse to continue a run that no longer says what it is of."""
-        names = (TRAIN_CHECKPOINT, CONFIG_FILE, SPLIT_FILE)
-        there = [name for name in names if (self.run_folder / name).exists()]
-        missing = [name for name in names if name not in there]
-        if TRAIN_CHECKPOINT in there and missing:
+        record = (CONFIG_FILE, SPLIT_FILE)
+        missing = [name for name in record if not (self.run_folder / name).exists()]
+        if missing and (self.run_folder / TRAIN_CHECKPOINT).exists():
             raise CheckpointError(
                 f"{self.run_folder} has {TRAIN_CHECKPOINT}, but no {' and no '.join(missing)}, so "
                 "nothing says what was trained; put back what is missing, choose another name, or "

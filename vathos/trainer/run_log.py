@@ -116,14 +116,11 @@ class RunLog:
         try:
             # Spreadsheets put a byte-order mark before what they save.
             with self._csv.open(encoding="utf-8-sig", newline="") as file:
-                rows = csv.DictReader(file)
-                if "epoch" not in (rows.fieldnames or COLUMNS):
-                    raise ValueError("other columns")
-                before = [row for row in rows if int(row["epoch"]) < epoch]
-                if any(row.keys() != set(COLUMNS) for row in before):
-                    raise ValueError("other columns")
-                return before
-        except (ValueError, csv.Error) as error:
+                rows = [row for row in csv.DictReader(file) if int(row["epoch"]) < epoch]
+            if any(row.keys() != set(COLUMNS) for row in rows):
+                raise ValueError("other columns")
+            return rows
+        except (KeyError, TypeError, ValueError, csv.Error) as error:
             raise DataError(
                 f"{self._csv} is not as a run writes it, so the run cannot add to it; mend it, or "
                 "move it away, and the run goes on without the rows of earlier epochs"

@@ -17,6 +17,7 @@ from PIL import Image
 from depthgen import images
 from depthgen.archive import Archive, ArchiveError, ArchiveWriter
 from depthgen.depth import pipeline
+from depthgen.depth.convention import FileEstimator
 from depthgen.depth.estimator import EstimatorError
 from depthgen.depth.forward import Forward, NotFiniteError
 from depthgen.depth.network_plan import plan_network
@@ -237,20 +238,27 @@ def test_a_network_that_fails_where_it_is_measured_is_told_with_the_sample(
     assert not workspace.manifest("depthmap").exists()
 
 
+class FileFormula(Formula, FileEstimator):
+    """A formula out of a file, which computes as the file says."""
+
+    __setattr__ = object.__setattr__  # that of files is frozen
+
+
 @pytest.mark.parametrize(
-    ("precision", "has_precisions", "remedy"),
+    ("precision", "kind", "remedy"),
     [
-        ("bf16", True, "--precision float32 or another --model"),
-        ("float32", True, "another --model"),  # there is none finer
-        ("fp16", False, "another --model"),  # its file's, which nobody can change
+        ("bf16", Formula, "--precision float32 or another --model"),
+        ("float32", Formula, "another --model"),  # there is none finer
+        ("fp16", FileFormula, "another --model"),  # its file's, which nobody can change
     ],
 )
 @pytest.mark.parametrize("poisoned", [0, 10], ids=["measured", "labelled"])
 def test_what_to_try_is_what_there_is_for_the_network_that_fails(
-    tmp_path: Path, precision: Any, has_precisions: bool, remedy: str, poisoned: int
+    tmp_path: Path, precision: Any, kind: type[Formula], remedy: str, poisoned: int
 ) -> None:
     workspace = make_composites(tmp_path)
-    broken = Formula(precision, model="net", full_scale=None, poisoned=(poisoned,))
+    broken = kind(precision, model="net", full_scale=None, poisoned=(poisoned,))
+    has_precisions = kind is Formula
     network: Any = FormulaNetwork(
         {precision: broken, "float32": broken}, has_precisions=has_precisions, model="onnx"
     )
